@@ -1,0 +1,203 @@
+"""The arrays of a run: names, dimensions, chunks, and the Zarr metadata that declares them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+ENCODING_VERSION = "1.0"
+Kind = Literal["row", "segment"]
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """One array along the rows of a run.
+
+    `chunk` is a chunk's shape. A *row* array has one shard for each segment, and along every
+    other dimension a chunk spans either one index or all of them: that keeps a shard a plain
+    strided array (see docs/store-format.md). A *segment* array has one chunk for each segment.
+    """
+
+    name: str
+    dimensions: tuple[str, ...]
+    shape: tuple[int, ...]
+    chunk: tuple[int, ...]
+    dtype: np.dtype[Any]
+    kind: Kind = "row"
+    comment: str = ""
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes that one row (or one segment's entry) takes."""
+        return int(np.prod(self.shape[1:], dtype=np.int64)) * self.dtype.itemsize
+
+
+@dataclass(frozen=True)
+class RunShape:
+    """The numbers that fix the shape of every array of a run."""
+
+    images: int
+    segment_rows: int
+    layers: int
+    heads: int
+    head_width: int
+    embed_dim: int
+    patches: int
+    head_layers: tuple[int, ...]
+    tokens: bool
+    head_token_layers: tuple[int, ...]
+
+    @property
+    def segments(self) -> int:
+        """How many segments the run has."""
+        return -(-self.images // self.segment_rows)
+
+    def rows_of(self, segment: int) -> range:
+        """The rows of the run's arrays that a segment holds."""
+        start = segment * self.segment_rows
+        return range(start, min(start + self.segment_rows, self.images))
+
+
+def run_arrays(run: RunShape) -> dict[str, ArraySpec]:
+    """Declare the arrays that segments of a run are written to.
+
+    Values are stored unnormalised; a rejected image's row is NaN in every row array.
+    """
+    f2, f4, f8 = (np.dtype(code) for code in ("<f2", "<f4", "<f8"))
+    images, rows, joint = run.images, run.segment_rows, run.embed_dim
+    terms, tokens = 2 * run.layers + 1, run.patches
+    kept, heads, width = len(run.head_layers), run.heads, run.head_width
+    few = min(16, rows)
+    specs = [
+        ArraySpec(
+            "representation", ("image", "embedding"), (images, joint), (rows, joint), f4,
+            comment="M(I), unnormalised (T2.1)",
+        ),
+        ArraySpec(
+            "cls_token", ("image", "embedding"), (images, joint), (rows, joint), f2,
+            comment="what the class token attends from itself, all layers and heads",
+        ),
+        ArraySpec(
+            "layer", ("image", "term", "embedding"), (images, terms, joint), (few, terms, joint),
+            f2, comment="the 2L+1 residual terms (T2.4): EMBED, L0.ATTN, L0.MLP, L1.ATTN, ...",
+        ),
+        ArraySpec(
+            "scale", ("image", "quantity"), (images, 4), (rows, 4), f4,
+            comment="mu, sigma of the final LayerNorm; ||M(I)||; completeness residual",
+        ),
+    ]  # fmt: skip
+    if kept:
+        moment = (run.segments, 2, kept, heads, width + 4, width + 4)
+        specs += [
+            ArraySpec(
+                "head_value", ("image", "layer", "head", "channel"),
+                (images, kept, heads, width), (rows, 1, 1, width), f2,
+                comment="u: attention-weighted values of each head; a contribution's factor",
+            ),
+            ArraySpec(
+                "head_moment", ("segment", "weight", "layer", "head", "factor", "factor2"),
+                moment, (1, *moment[1:]), f8, kind="segment",
+                comment="second moments of w[u/sigma, mu/sigma, 1/sigma, 1] followed by 1, "
+                "for w = 1 and w = 1/||M||, from values before rounding",
+            ),
+        ]  # fmt: skip
+    if run.tokens:
+        specs.append(
+            ArraySpec(
+                "token", ("image", "token", "embedding"), (images, tokens, joint),
+                (1, tokens, joint), f2, comment="contribution of each patch, all layers and heads",
+            )
+        )  # fmt: skip
+    if run.head_token_layers:
+        layers = len(run.head_token_layers)
+        specs += [
+            ArraySpec(
+                "head_token_weight", ("image", "layer", "head", "token"),
+                (images, layers, heads, tokens + 1), (1, layers, heads, tokens + 1), f2,
+                comment="alpha: the class token's attention; index 0 is the class token",
+            ),
+            ArraySpec(
+                "head_token_value", ("image", "layer", "token", "head", "channel"),
+                (images, layers, tokens + 1, heads, width),
+                (1, layers, tokens + 1, heads, width), f2,
+                comment="v: each head's value at every token; index 0 is the class token",
+            ),
+        ]  # fmt: skip
+    return {spec.name: spec for spec in specs}
+
+
+def bytes_per_image(run: RunShape) -> int:
+    """Bytes that the row arrays take for one image."""
+    return sum(spec.row_bytes for spec in run_arrays(run).values() if spec.kind == "row")
+
+
+def segment_rows_for(run: RunShape, *, most: int = 1024, budget: int = 128 << 20) -> int:
+    """Choose the segment size: the largest power of two whose buffers stay within a budget."""
+    rows = most
+    while rows > 16 and rows * bytes_per_image(run) > budget:
+        rows //= 2
+    return rows
+
+
+def declare(
+    group: Path, specs: dict[str, ArraySpec], *, segment_rows: int, attributes: dict[str, Any]
+) -> None:
+    """Write a group's and its arrays' Zarr metadata; no array element is written.
+
+    `attributes` go onto the group, beside `encoding-type` and `encoding-version`.
+    """
+    import zarr
+    from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec
+
+    root = zarr.open_group(
+        group,
+        mode="a",
+        zarr_format=3,
+        attributes={"encoding-type": "lensbase-run", "encoding-version": ENCODING_VERSION}
+        | attributes,
+    )
+    for spec in specs.values():
+        inner = [BytesCodec(endian="little"), Crc32cCodec()]
+        shard = (segment_rows, *spec.shape[1:])
+        row = spec.kind == "row"
+        root.create_array(
+            spec.name,
+            shape=spec.shape,
+            dtype=spec.dtype,
+            chunks=shard if row else spec.chunk,
+            serializer=ShardingCodec(chunk_shape=spec.chunk, codecs=inner) if row else inner[0],
+            compressors=None if row else inner[1],
+            filters=None,
+            fill_value=float("nan"),
+            dimension_names=spec.dimensions,
+            attributes={
+                "encoding-type": "lensbase-array",
+                "encoding-version": ENCODING_VERSION,
+                "comment": spec.comment,
+            },
+            overwrite=False,
+        )
+
+
+def write_static(path: Path, values: npt.NDArray[Any]) -> None:
+    """Write an array that is written once (weights, bases, embeddings), one chunk, checksummed."""
+    import zarr
+    from zarr.codecs import Crc32cCodec
+
+    array = zarr.create_array(
+        path,
+        shape=values.shape,
+        dtype=values.dtype,
+        chunks=values.shape,
+        compressors=[Crc32cCodec()],
+        filters=None,
+        fill_value=float("nan"),
+        attributes={"encoding-type": "lensbase-array", "encoding-version": ENCODING_VERSION},
+        config={"write_empty_chunks": True},
+        overwrite=True,
+    )
+    array[...] = values
