@@ -28,6 +28,17 @@ if TYPE_CHECKING:
 
 KEPT_GENERATIONS = 2
 
+# A console that reads the store must not reach anything else, and every connection of a
+# process to one file must be configured alike.
+READ_ONLY_CONFIG: dict[str, str | bool | int | float | list[str]] = {
+    "enable_external_access": False,
+    "autoinstall_known_extensions": False,
+    "autoload_known_extensions": False,
+    "allow_community_extensions": False,
+    "python_enable_replacements": False,
+    "lock_configuration": True,
+}
+
 
 @dataclass
 class Draft:
@@ -62,6 +73,13 @@ class Draft:
             f'CREATE OR REPLACE TABLE "{table}" AS {before}SELECT * FROM incoming'
         )
         self.connection.unregister("incoming")
+
+
+def connect(path: Path) -> duckdb.DuckDBPyConnection:
+    """Open a published catalogue read-only; it can reach nothing else."""
+    import duckdb
+
+    return duckdb.connect(str(path), read_only=True, config=READ_ONLY_CONFIG)
 
 
 def now() -> datetime:
@@ -258,9 +276,7 @@ def _generations(layout: Layout) -> list[int]:
 
 
 def _counters(path: Path) -> tuple[int, int]:
-    import duckdb
-
-    with duckdb.connect(str(path), read_only=True) as connection:
+    with connect(path) as connection:
         row = connection.execute("SELECT next_run_id, next_image_id FROM lens_info").fetchone()
     assert row is not None
     return int(row[0]), int(row[1])

@@ -226,3 +226,7 @@ class BadPart(LensbaseError, ValueError):
 
 class DeviceNotFound(LensbaseError, ValueError):
     """A device that this machine does not have."""
+
+
+class BadColumns(LensbaseError, ValueError):
+    """A table of columns to add that does not fit the store's images."""

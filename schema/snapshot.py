@@ -21,18 +21,6 @@ from .shards import RowArray, SegmentArray, read_whole
 if TYPE_CHECKING:
     import duckdb
 
-# A console that reads the store must not reach anything else, and every connection of a
-# process to one file must be configured alike.
-READ_ONLY_CONFIG: dict[str, str | bool | int | float | list[str]] = {
-    "enable_external_access": False,
-    "autoinstall_known_extensions": False,
-    "autoload_known_extensions": False,
-    "allow_community_extensions": False,
-    "python_enable_replacements": False,
-    "lock_configuration": True,
-}
-
-
 @dataclass(frozen=True)
 class Snapshot:
     """One generation, opened read-only."""
@@ -114,7 +102,7 @@ def open_snapshot(root: Path) -> Snapshot:
         try:
             generation = int(durable.read_json(layout.current)["generation"])
             path = layout.catalog(generation)
-            connection = duckdb.connect(str(path), read_only=True, config=READ_ONLY_CONFIG)
+            connection = connect(path)
             return Snapshot(layout, generation, connection)
         except (FileNotFoundError, duckdb.IOException) as error:
             # Two generations later the one that CURRENT named is gone: read it again.

@@ -15,7 +15,6 @@ from sqlalchemy import (
     DateTime,
     Double,
     Float,
-    ForeignKey,
     Integer,
     MetaData,
     String,
@@ -110,8 +109,9 @@ class Run(Entity):
     run_id: Mapped[int] = _id("number of the run in this store")
     name: Mapped[str] = _text("name of the run", unique=True)
     folder: Mapped[str] = _text("folder of its arrays and manifests; the name, if that was free")
-    model_id: Mapped[int] = mapped_column(ForeignKey("model.model_id"), comment="the model")
-    dataset_id: Mapped[int] = mapped_column(ForeignKey("dataset.dataset_id"), comment="data set")
+    # No foreign keys: DuckDB refuses to delete both sides of one in the same transaction.
+    model_id: Mapped[int] = _int("the model")
+    dataset_id: Mapped[int] = _int("the data set")
     status: Mapped[str] = _text("ingesting or complete")
     fingerprint: Mapped[str] = _text("hash of all that would change a number")
     keys_sha256: Mapped[str] = _text("hash of the image keys in row order")

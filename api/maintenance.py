@@ -1,0 +1,161 @@
+"""Changing a store without a model: dropping runs, going back, adding columns."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..schema import catalog, runs
+from ..schema.errors import BadColumns
+from ..schema.layout import Layout
+from ..schema.views import MANIFEST, RESERVED_COLUMNS
+
+if TYPE_CHECKING:
+    import duckdb
+
+_OWN = ("label", "subgroup")
+
+
+def drop_run(path: str | os.PathLike[str], name: str) -> None:
+    """Undo an ingest: publish a generation without the run; `rollback` brings it back.
+
+    Raises `UnknownRun`, or `RunBusy` while a process writes it.
+    """
+    runs.drop_run(Layout(Path(path)), name)
+
+
+def rollback(path: str | os.PathLike[str], generation: int | None = None) -> int:
+    """Publish an earlier generation again (by default the one before); return its new number.
+
+    Raises `GenerationNotFound` where it is no longer kept.
+    """
+    return catalog.rollback(Layout(Path(path)), generation)
+
+
+def add_columns(path: str | os.PathLike[str], table: Any, *, on: str = "key") -> int:
+    """Add columns to the images of a store, such as labels that came later; return how many rows.
+
+    `table` is a CSV or Parquet file, a data frame or an Arrow table with one row an image: the
+    column `on` (`key` or `image_id`) finds the image, `label` and `subgroup` (or `group`) are
+    written over, further ones are added to the view `images`. Images that it does not name
+    keep what they have. Raises `BadColumns` for a table that does not fit.
+    """
+    layout = Layout(Path(path))
+    catalog.check_format(layout)
+    rows = _read(table)
+    names = [
+        "subgroup" if name == "group" and "subgroup" not in rows.column_names else name
+        for name in rows.column_names
+    ]
+    rows = rows.rename_columns(names)
+    _check(names, on)
+    with catalog.publishing(layout) as draft:
+        draft.session.flush()
+        connection = draft.connection
+        connection.register("given", rows)
+        connection.execute(
+            f"""CREATE TEMP TABLE matched AS
+                SELECT image.image_id, dataset.name AS dataset, given.* EXCLUDE ("{on}")
+                FROM given JOIN image ON image."{on}" = given."{on}"
+                JOIN dataset USING (dataset_id)"""
+        )
+        found = _count(connection, on)
+        for name in [name for name in _OWN if name in names]:
+            connection.execute(
+                f"""UPDATE image SET "{name}" = matched."{name}"::VARCHAR FROM matched
+                    WHERE matched.image_id = image.image_id"""
+            )
+        further = [name for name in names if name not in (*_OWN, on)]
+        if further:
+            _add_further(draft, further)
+        connection.execute("DROP TABLE matched")
+        connection.unregister("given")
+    return found
+
+
+def _add_further(draft: catalog.Draft, names: list[str]) -> None:
+    connection = draft.connection
+    datasets = connection.execute("SELECT DISTINCT dataset FROM matched").fetchall()
+    quoted = ", ".join(f'"{name}"' for name in names)
+    for (dataset,) in datasets:
+        table = MANIFEST + dataset
+        rows = connection.sql(
+            f"SELECT image_id, {quoted} FROM matched WHERE dataset = ?", params=[dataset]
+        ).to_arrow_table()
+        exists = connection.execute(
+            "SELECT column_name FROM duckdb_columns() WHERE table_name = ?", [table]
+        ).fetchall()
+        if not exists:
+            draft.extend_by_name(table, rows)
+            continue
+        connection.register("incoming", rows)
+        known = {name for (name,) in exists}
+        old = ", ".join(f'm."{name}"' for name in known - {"image_id", *names})
+        new = ", ".join(
+            f'CASE WHEN n.image_id IS NULL THEN m."{name}" ELSE n."{name}" END AS "{name}"'
+            if name in known
+            else f'n."{name}"'
+            for name in names
+        )
+        connection.execute(
+            f"""CREATE OR REPLACE TABLE "{table}" AS
+                SELECT coalesce(m.image_id, n.image_id) AS image_id,
+                       {", ".join(filter(None, (old, new)))}
+                FROM "{table}" m FULL JOIN incoming n ON n.image_id = m.image_id"""
+        )
+        connection.unregister("incoming")
+
+
+def _check(names: list[str], on: str) -> None:
+    if on not in ("key", "image_id") or on not in names:
+        msg = (
+            f"the table has no column {on!r} to find images by (its columns: "
+            f"{', '.join(names)}); name `key` or `image_id` with --on."
+        )
+        raise BadColumns(msg)
+    taken = sorted((RESERVED_COLUMNS - set(_OWN) - {on}) & {name.lower() for name in names})
+    if taken:
+        msg = f"columns {', '.join(taken)} belong to the view `images`; rename yours."
+        raise BadColumns(msg)
+    if len(names) == 1:
+        msg = f"the table has only {on!r}; give it the columns to add."
+        raise BadColumns(msg)
+
+
+def _count(connection: duckdb.DuckDBPyConnection, on: str) -> int:
+    counted = connection.execute(
+        "SELECT count(*), count(DISTINCT image_id) FROM matched"
+    ).fetchone()
+    rows, images = counted or (0, 0)
+    if rows == 0:
+        msg = f"no image of the store has a {on} of the table; nothing was changed."
+        raise BadColumns(msg)
+    if rows != images:
+        msg = f"{rows - images} images are named more than once by {on}; nothing was changed."
+        raise BadColumns(msg)
+    return int(images)
+
+
+def _read(table: Any) -> Any:
+    import pyarrow as pa
+
+    if isinstance(table, pa.Table):
+        return table
+    if isinstance(table, str | os.PathLike):
+        path = Path(table)
+        try:
+            if path.suffix.lower() == ".parquet":
+                from pyarrow import parquet
+
+                return parquet.read_table(path)
+            from pyarrow import csv
+
+            return csv.read_csv(path)
+        except (OSError, pa.ArrowInvalid) as error:
+            msg = f"{path} cannot be read as CSV or Parquet: {error}"
+            raise BadColumns(msg) from error
+    if hasattr(table, "__arrow_c_stream__"):
+        return pa.table(table)
+    msg = f"columns come as a CSV or Parquet file or a data frame, not {type(table).__name__}."
+    raise BadColumns(msg)

@@ -1,0 +1,158 @@
+"""Verifying a store, level by level: manifests, checksums, identities, the model itself."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from ..schema.errors import BadQuestion
+from ..schema.layout import Layout
+from ..schema.manifest import damaged_files, read_manifest
+from ..schema.snapshot import Snapshot, open_snapshot
+from .identities import broken_identities, inconsistent_rows
+
+Level = Literal["manifests", "checksums", "identities", "model"]
+LEVELS: tuple[Level, ...] = get_args(Level)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something wrong with a run's segment (None: with the run or a pool), and the way out."""
+
+    run: str
+    segment: int | None
+    what: str
+    remedy: str
+
+    def __str__(self) -> str:
+        place = self.run if self.segment is None else f"{self.run}, segment {self.segment}"
+        return f"{place}: {self.what}. {self.remedy}"
+
+
+@dataclass
+class VerifyReport:
+    """What was checked, and every problem found."""
+
+    level: Level
+    problems: list[Problem] = field(default_factory=list[Problem])
+    checked: dict[str, int] = field(default_factory=dict[str, int])
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.problems
+
+    def __str__(self) -> str:
+        counted = ", ".join(f"{count:,} {what}" for what, count in self.checked.items())
+        if self.ok:
+            return f"verified ({self.level}): {counted}; nothing is wrong"
+        listed = "\n".join(f"- {problem}" for problem in self.problems)
+        return f"verified ({self.level}): {counted}; {len(self.problems)} problems\n{listed}"
+
+    def _count(self, what: str, number: int = 1) -> None:
+        self.checked[what] = self.checked.get(what, 0) + number
+
+
+def verify(
+    path: str | os.PathLike[str],
+    *,
+    level: Level = "identities",
+    sample: int = 64,
+    seed: int = 0,
+) -> VerifyReport:
+    """Check a store's published generation; each level includes the ones before it.
+
+    `manifests`: every committed file is there with its size; `checksums`: and its hash;
+    `identities`: on `sample` images of each run all terms add up to the representation, and
+    effects, norms and moments follow from the stored values (docs/mathematics.md); `model`: the
+    model is run again on `sample` images, which needs the `ingest` extra and the pictures.
+    Raises `StoreNotFound`, `NotAStore`, `FormatTooNew`, `StoreCorrupt` or `BadQuestion`.
+    """
+    if level not in LEVELS:
+        msg = f"level {level!r} does not exist; choose {', '.join(LEVELS)}."
+        raise BadQuestion(msg)
+    snapshot = open_snapshot(Path(path))
+    report = VerifyReport(level)
+    deep = LEVELS.index(level)
+    for run in snapshot.run_rows():
+        report._count("runs")
+        damaged = list(_check_files(snapshot, run, report, hashes=deep >= 1))
+        report.problems += damaged
+        if deep >= 2:
+            report.problems += _in_run(run, inconsistent_rows(snapshot, run))
+            if not damaged:
+                found = broken_identities(snapshot, run, sample=sample, seed=seed)
+                report._count("images recomputed", found.images)
+                report.problems += _in_run(run, found.problems)
+        if deep >= 3 and not damaged:
+            from ..ingest.recheck import differences
+
+            found = differences(snapshot, run, sample=min(sample, 16), seed=seed)
+            report._count("images run through the model again", found.images)
+            report.problems += _in_run(run, found.problems)
+    report.problems += _check_pools(snapshot, report, hashes=deep >= 1)
+    return report
+
+
+def forget_damaged(path: str | os.PathLike[str], report: VerifyReport) -> list[tuple[str, int]]:
+    """Take damaged segments back out of the store, so that the same ingest again redoes them.
+
+    Returns (run, segment) of each. Their files go, and a generation without them is published.
+    """
+    from ..schema.runs import uncommit_segments
+
+    layout = Layout(Path(path))
+    damaged = sorted({(one.run, one.segment) for one in report.problems if one.segment is not None})
+    for run in dict.fromkeys(run for run, _ in damaged):
+        uncommit_segments(layout, run, [segment for name, segment in damaged if name == run])
+    return damaged
+
+
+def _check_files(
+    snapshot: Snapshot, run: dict[str, Any], report: VerifyReport, *, hashes: bool
+) -> Iterator[Problem]:
+    layout: Layout = snapshot.layout
+    segments = snapshot.rows(
+        "SELECT segment FROM segment WHERE run_id = ? ORDER BY segment", [run["run_id"]]
+    )
+    redo = (
+        f"`lensbase verify {layout.root} --forget`, then the same `lensbase ingest` command "
+        "again, redoes it"
+    )
+    again = f"`lensbase run drop {layout.root} {run['name']}`, then ingest it again"
+    places = [(row["segment"], layout.manifest(run["folder"], row["segment"])) for row in segments]
+    for segment, path in [*places, (None, layout.static_manifest(run["folder"]))]:
+        remedy = again if segment is None else redo
+        if not path.exists():
+            yield Problem(run["name"], segment, f"its manifest {path.name} is missing", remedy)
+            continue
+        manifest = read_manifest(path)
+        report._count("segments", segment is not None)
+        report._count("files", len(manifest.files))
+        for what in damaged_files(layout, manifest, hashes=hashes):
+            yield Problem(run["name"], segment, what, remedy)
+
+
+def _check_pools(snapshot: Snapshot, report: VerifyReport, *, hashes: bool) -> Iterator[Problem]:
+    layout = snapshot.layout
+    rows = snapshot.rows(
+        """SELECT p.name, m.weights_sha256 FROM pool p JOIN pool_model USING (pool_id)
+           JOIN model m USING (model_id)"""
+    )
+    for row in rows:
+        path = layout.pool_manifest(row["name"], row["weights_sha256"])
+        remedy = f"`lensbase pool add {layout.root} FILE --name {row['name']}` embeds it again"
+        if not path.exists():
+            yield Problem(f"pool {row['name']}", None, "its manifest is missing", remedy)
+            continue
+        report._count("pools")
+        for what in damaged_files(layout, read_manifest(path), hashes=hashes):
+            yield Problem(f"pool {row['name']}", None, what, remedy)
+
+
+def _in_run(run: dict[str, Any], found: list[str]) -> list[Problem]:
+    remedy = "The files are as they were written: please report this with the run's card"
+    return [Problem(run["name"], None, what, remedy) for what in found]

@@ -1,0 +1,85 @@
+"""Undoing: a run dropped, segments taken back; always as a new generation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import delete
+
+from .catalog import Draft, check_format, publishing
+from .durable import sync_directory
+from .errors import UnknownRun
+from .layout import Layout
+from .locks import lock_segments
+from .tables import Dataset, HeadRow, HeadText, Layer, Model, PoolModel, Run, Segment
+from .views import MANIFEST
+
+_DERIVED = (Layer, HeadRow, HeadText)
+
+
+def drop_run(layout: Layout, name: str) -> None:
+    """Publish a generation without a run, and without images that no other run uses.
+
+    Its files stay until no kept generation refers to them, so that `rollback` can undo this.
+    Raises `UnknownRun`, and `RunBusy` while a process writes it.
+    """
+    check_format(layout)
+    with publishing(layout) as draft:
+        run = find_run(draft, name)
+        with lock_segments(layout.run_lock(run.folder), name, range(run.segments)):
+            for table in (*_DERIVED, Segment):
+                draft.session.execute(delete(table).where(table.run_id == run.run_id))
+            dataset_id, model_id = run.dataset_id, run.model_id
+            draft.session.delete(run)
+            draft.session.flush()
+            for fact in ("run_image", "head_effect"):
+                draft.connection.execute(f"DELETE FROM {fact} WHERE run_id = ?", [run.run_id])
+            if not draft.session.query(Run).filter_by(dataset_id=dataset_id).count():
+                _drop_dataset(draft, dataset_id)
+            if not draft.session.query(Run).filter_by(model_id=model_id).count():
+                draft.session.execute(delete(PoolModel).where(PoolModel.model_id == model_id))
+                draft.session.execute(delete(Model).where(Model.model_id == model_id))
+
+
+def uncommit_segments(layout: Layout, name: str, segments: Sequence[int]) -> None:
+    """Take segments out of a run, so that the same ingest again redoes them.
+
+    What was derived from the whole run goes with them. Raises `UnknownRun` or `RunBusy`.
+    """
+    with publishing(layout) as draft:
+        run = find_run(draft, name)
+        with lock_segments(layout.run_lock(run.folder), name, segments):
+            for segment in segments:
+                layout.manifest(run.folder, segment).unlink(missing_ok=True)
+                rows = draft.session.get(Segment, (run.run_id, segment))
+                if rows is None:
+                    continue
+                draft.session.delete(rows)
+                draft.session.flush()
+                draft.connection.execute(
+                    """UPDATE run_image SET status = 'pending', reason = NULL
+                       WHERE run_id = ? AND "row" >= ? AND "row" < ?""",
+                    [run.run_id, rows.first_row, rows.first_row + rows.rows],
+                )
+            sync_directory(layout.segment_dir(run.folder))
+            for table in _DERIVED:
+                draft.session.execute(delete(table).where(table.run_id == run.run_id))
+            draft.connection.execute("DELETE FROM head_effect WHERE run_id = ?", [run.run_id])
+            run.status, run.finished_at, run.head_effect_complete = "ingesting", None, False
+
+
+def find_run(draft: Draft, name: str) -> Run:
+    """The row of a run in a draft; raises `UnknownRun`, naming those there are."""
+    run = draft.session.query(Run).filter_by(name=name).one_or_none()
+    if run is None:
+        names = ", ".join(one.name for one in draft.session.query(Run)) or "none"
+        msg = f"the store holds no run {name!r}; its runs: {names}."
+        raise UnknownRun(msg)
+    return run
+
+
+def _drop_dataset(draft: Draft, dataset_id: int) -> None:
+    dataset = draft.session.get_one(Dataset, dataset_id)
+    draft.connection.execute(f'DROP TABLE IF EXISTS "{MANIFEST}{dataset.name}"')
+    draft.connection.execute("DELETE FROM image WHERE dataset_id = ?", [dataset_id])
+    draft.session.delete(dataset)
