@@ -20,6 +20,7 @@ from . import durable, tables
 from .errors import GenerationNotFound, NotAStore, RunBusy
 from .format import FORMAT_MAJOR, FORMAT_MINOR, check_format
 from .layout import Layout
+from .snapshot import connect
 from .views import create_views
 
 if TYPE_CHECKING:
@@ -27,17 +28,6 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
 KEPT_GENERATIONS = 2
-
-# A console that reads the store must not reach anything else, and every connection of a
-# process to one file must be configured alike.
-READ_ONLY_CONFIG: dict[str, str | bool | int | float | list[str]] = {
-    "enable_external_access": False,
-    "autoinstall_known_extensions": False,
-    "autoload_known_extensions": False,
-    "allow_community_extensions": False,
-    "python_enable_replacements": False,
-    "lock_configuration": True,
-}
 
 
 @dataclass
@@ -73,13 +63,6 @@ class Draft:
             f'CREATE OR REPLACE TABLE "{table}" AS {before}SELECT * FROM incoming'
         )
         self.connection.unregister("incoming")
-
-
-def connect(path: Path) -> duckdb.DuckDBPyConnection:
-    """Open a published catalogue read-only; it can reach nothing else."""
-    import duckdb
-
-    return duckdb.connect(str(path), read_only=True, config=READ_ONLY_CONFIG)
 
 
 def now() -> datetime:
@@ -144,9 +127,9 @@ def publishing(layout: Layout) -> Iterator[Draft]:
 
     Nothing is published when the body raises.
     """
-    from sqlalchemy import create_engine
     from sqlalchemy.orm import Session
-    from sqlalchemy.pool import StaticPool
+
+    from .engine import open_engine
 
     with publish_lock(layout):
         published = current_generation(layout)
@@ -158,7 +141,7 @@ def publishing(layout: Layout) -> Iterator[Draft]:
         try:
             if published:
                 shutil.copyfile(layout.catalog(published), path)
-            engine = create_engine(f"duckdb:///{path}", poolclass=StaticPool)
+            engine = open_engine(path)
             with Session(engine) as session:
                 if not published:
                     tables.metadata.create_all(session.connection())
@@ -178,6 +161,21 @@ def publishing(layout: Layout) -> Iterator[Draft]:
             shutil.rmtree(path.parent, ignore_errors=True)
             raise
         _prune(layout)
+
+
+def adopt(origin: Layout, generation: int, layout: Layout) -> None:
+    """Begin a new store with a copy of another's catalogue as its first generation."""
+    layout.catalogs.mkdir(parents=True)
+    shutil.copyfile(origin.marker, layout.marker)
+    path = layout.catalog(generation)
+    path.parent.mkdir()
+    shutil.copyfile(origin.catalog(generation), path)
+    path.chmod(0o444)
+    durable.sync_file(path)
+    durable.write_json(
+        layout.snapshot_of(generation), durable.read_json(origin.snapshot_of(generation))
+    )
+    _point_to(layout, generation)
 
 
 def current_generation(layout: Layout) -> int:

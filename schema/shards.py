@@ -34,9 +34,7 @@ def shard_path(array: Path, spec: ArraySpec, segment: int) -> Path:
     return array.joinpath("c", str(segment), *("0" for _ in spec.shape[1:]))
 
 
-def encode_shard(
-    spec: ArraySpec, data: npt.NDArray[Any], *, segment_rows: int
-) -> list[memoryview]:
+def encode_shard(spec: ArraySpec, data: npt.NDArray[Any], *, segment_rows: int) -> list[memoryview]:
     """Encode a segment's rows [n, ...], n <= segment_rows, as one shard, in consecutive parts.
 
     Chunks wholly past the end of the array are absent from the index; one that reaches past it
@@ -71,16 +69,6 @@ def encode_chunk(spec: ArraySpec, data: npt.NDArray[Any]) -> list[memoryview]:
     """Encode one chunk of a segment array, checksum included."""
     raw = np.ascontiguousarray(data, spec.dtype)
     return [_flat(raw), memoryview(_crc(raw))]
-
-
-def read_chunk(path: Path, spec: ArraySpec) -> npt.NDArray[Any]:
-    """Read one chunk of a segment array, checking its checksum; raises `StoreCorrupt`."""
-    raw = path.read_bytes() if path.exists() else b""
-    body, crc = raw[:-_CRC], raw[-_CRC:]
-    if len(body) != _chunk_bytes(spec) or google_crc32c.value(body).to_bytes(_CRC, "little") != crc:
-        msg = f"{path} is damaged; `lensbase verify` says what else is, and how to redo it."
-        raise StoreCorrupt(msg)
-    return np.frombuffer(body, spec.dtype).reshape(spec.shape[1:])
 
 
 def shard_size(spec: ArraySpec, rows: int, *, segment_rows: int) -> int:

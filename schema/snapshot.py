@@ -21,6 +21,19 @@ from .shards import RowArray, SegmentArray, read_whole
 if TYPE_CHECKING:
     import duckdb
 
+
+# A console that reads the store must not reach anything else, and every connection of a
+# process to one file must be configured alike.
+READ_ONLY_CONFIG: dict[str, str | bool | int | float | list[str]] = {
+    "enable_external_access": False,
+    "autoinstall_known_extensions": False,
+    "autoload_known_extensions": False,
+    "allow_community_extensions": False,
+    "python_enable_replacements": False,
+    "lock_configuration": True,
+}
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """One generation, opened read-only."""
@@ -66,7 +79,10 @@ class Snapshot:
         shape = run_shape(run)
         return {
             name: RowArray(
-                self.layout.arrays(run["folder"]) / name, spec, shape.segment_rows, str(run["run_id"])
+                self.layout.arrays(run["folder"]) / name,
+                spec,
+                shape.segment_rows,
+                str(run["run_id"]),
             )
             for name, spec in run_arrays(shape).items()
             if spec.kind == "row"
@@ -87,6 +103,13 @@ def run_shape(run: Mapping[str, Any]) -> RunShape:
         tokens=run["tokens"],
         head_token_layers=tuple(run["head_token_layers"]),
     )
+
+
+def connect(path: Path) -> duckdb.DuckDBPyConnection:
+    """Open a published catalogue read-only; it can reach nothing else."""
+    import duckdb
+
+    return duckdb.connect(str(path), read_only=True, config=READ_ONLY_CONFIG)
 
 
 def open_snapshot(root: Path) -> Snapshot:

@@ -98,7 +98,8 @@ _IMAGES = (
 )
 
 RESERVED_COLUMNS = frozenset(
-    "run image_id row key label subgroup status reason width height sha256 dataset".split()
+    {"run", "image_id", "row", "key", "label", "subgroup", "status", "reason"}
+    | {"width", "height", "sha256", "dataset"}
 )
 
 
@@ -145,7 +146,9 @@ def _fill_data_dictionary(connection: duckdb.DuckDBPyConnection) -> None:
         "mean_norm": "mean length of the contribution",
         "mean_share": "mean of <c, M> / ||M||^2",
     }
-    relations: dict[str, str] = {table.name: table.comment or "" for table in metadata.sorted_tables}
+    relations: dict[str, str] = {
+        table.name: table.comment or "" for table in metadata.sorted_tables
+    }
     relations |= {name: comment for name, (comment, _) in VIEWS.items()} | {"images": _IMAGES[0]}
     own = {
         (table.name, column.name): column.comment or ""

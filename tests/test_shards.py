@@ -14,9 +14,9 @@ from lensbase.schema.arrays import RunShape, declare, run_arrays, write_static
 from lensbase.schema.errors import StoreCorrupt
 from lensbase.schema.shards import (
     RowArray,
+    SegmentArray,
     encode_chunk,
     encode_shard,
-    read_chunk,
     shard_path,
     shard_size,
 )
@@ -59,9 +59,7 @@ def _encoded(name: str, values: np.ndarray, segment: int) -> list[memoryview]:
 
 
 @pytest.mark.parametrize("name", SPECS)
-def test_zarr_reads_what_we_write(
-    written: tuple[Path, dict[str, np.ndarray]], name: str
-) -> None:
+def test_zarr_reads_what_we_write(written: tuple[Path, dict[str, np.ndarray]], name: str) -> None:
     root, values = written
     array = zarr.open_array(root / name, mode="r")
     assert array.metadata.dimension_names == SPECS[name].dimensions
@@ -121,9 +119,7 @@ def test_any_rows_in_any_order(
 def test_slices_and_columns(written: tuple[Path, dict[str, np.ndarray]]) -> None:
     root, values = written
     heads = RowArray(root / "head_value", SPECS["head_value"], RUN.segment_rows)
-    np.testing.assert_array_equal(
-        heads.read(slice(5, 66), 1, 0), values["head_value"][5:66, 1, 0]
-    )
+    np.testing.assert_array_equal(heads.read(slice(5, 66), 1, 0), values["head_value"][5:66, 1, 0])
     np.testing.assert_array_equal(
         heads.read(slice(None), slice(0, 1)), values["head_value"][:, 0:1]
     )
@@ -143,16 +139,21 @@ def test_damage_is_an_error_never_fill_values(tmp_path: Path) -> None:
         array.read([0])
 
 
-def test_a_flipped_bit_in_a_chunk_is_seen(tmp_path: Path) -> None:
+def test_segment_arrays_add_up_and_refuse_damage(
+    written: tuple[Path, dict[str, np.ndarray]],
+) -> None:
+    root, values = written
     spec = SPECS["head_moment"]
-    path = tmp_path / "chunk"
-    raw = bytearray(b"".join(encode_chunk(spec, np.ones(spec.shape[1:]))))
-    path.write_bytes(raw)
-    assert read_chunk(path, spec).sum() == np.prod(spec.shape[1:])
-    raw[17] ^= 1
-    path.write_bytes(raw)
-    with pytest.raises(StoreCorrupt, match="damaged"):
-        read_chunk(path, spec)
+    array = SegmentArray(root / "head_moment", spec)
+    np.testing.assert_array_equal(
+        array.total(range(RUN.segments), 0, 1), values["head_moment"][:, 0, 1].sum(0)
+    )
+    path = shard_path(root / "head_moment", spec, 1)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    with pytest.raises(StoreCorrupt, match="segment 1"):
+        array.map(1)
+    path.write_bytes(whole)
 
 
 @pytest.mark.parametrize("shape", [(), (3,), (2, 3)])

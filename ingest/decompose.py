@@ -1,0 +1,317 @@
+"""One forward pass that yields a CLIP image tower's layers, heads and tokens.
+
+The blocks run by hand with open_clip's own weights. A head's u is the class token's row of the
+fused attention kernel's output, so nothing of size tokens x tokens is ever formed; in the last
+block only the class token goes on after the keys and values, which pays for the rest.
+Notation and equations: docs/mathematics.md.
+
+Precision. In float32 everything is float32. In bfloat16 the matrix products are bfloat16; norm
+statistics, the class token's own residual stream, its attention terms, mu, sigma, softmax and all
+sums over layers are float32, so layers and heads still add up to the representation exactly,
+while tokens add up to the attention terms only to bfloat16's precision.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from .tower import read_tower
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy.typing as npt
+    from torch import Tensor, nn
+
+    from .tower import Block, Norm, Tower
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a pass yields beside layers and class token: layers counted from 0, ascending."""
+
+    head_layers: tuple[int, ...] = ()
+    tokens: bool = False
+    head_token_layers: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decomposition:
+    """A batch taken apart; float32 tensors on the model's device (B images, E joint width).
+
+    representation [B, E] = M(I), unnormalised; layer [B, 2L+1, E] in the order EMBED, L0.ATTN,
+    L0.MLP, ...; cls_token [B, E], what the class token attends from itself over all layers and
+    heads; head_value [B, Lh, H, e] = u; scale [B, 4] = mu, sigma, ||M||, completeness residual;
+    token [B, T, E]; head_token_weight [B, Lt, H, T+1] = alpha and head_token_value
+    [B, Lt, T+1, H, e] = v, index 0 the class token.
+    """
+
+    representation: Tensor
+    layer: Tensor
+    cls_token: Tensor
+    head_value: Tensor
+    scale: Tensor
+    token: Tensor | None
+    head_token_weight: Tensor | None
+    head_token_value: Tensor | None
+
+
+class Decomposer:
+    """Takes batches of images [B, 3, height, width] apart in one forward pass (T2.4-T2.6).
+
+    Holds, besides the tower's own weights, one [width, E] matrix a layer: the output projection,
+    gamma and P in one, computed in float64. Raises UnsupportedModel for other towers and
+    ValueError for layers that the tower lacks or a tower in training mode.
+    """
+
+    def __init__(self, visual: nn.Module, kept: Kept) -> None:
+        if visual.training:
+            msg = "the image tower is in training mode: call .eval() on the model first"
+            raise ValueError(msg)
+        self.kept = kept
+        self._tower = tower = read_tower(visual)
+        for layers in (kept.head_layers, kept.head_token_layers):
+            _check_layers(layers, len(tower.blocks))
+        self._dtype = tower.blocks[0].in_weight.dtype
+        scaled = _scaled_projection(tower)
+        # Two constants of the last norm: gamma and beta through P.
+        self._gamma = scaled.sum(0).float()
+        self._beta = _projected(_or_zeros(tower.norm.bias, tower.width, scaled), tower).float()
+        self._scaled_projection = scaled.float()
+        self._to_joint = [
+            (_out_weight(block).T @ scaled).to(self._dtype).contiguous() for block in tower.blocks
+        ]
+        self._out_bias = (torch.stack([_out_bias(b) for b in tower.blocks]) @ scaled).sum(0).float()
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor) -> Decomposition:
+        """Decompose images [B, 3, height, width] as the model's preprocessing gives them."""
+        tower, kept = self._tower, self.kept
+        x = tower.embed(images.to(self._dtype)).contiguous()
+        batch, tokens, width = x.shape
+        terms = x.new_empty((batch, 2 * len(tower.blocks) + 1, width), dtype=torch.float32)
+        terms[:, 0] = x[:, 0]
+        # In bfloat16 the class token keeps a stream of its own; in float32 it is x's first row.
+        stream = x[:, 0].float() if x.dtype != torch.float32 else None
+        shape = (batch, tokens if kept.tokens else 1, tower.embed_dim)
+        attended = x.new_zeros(shape, dtype=torch.float32)
+        values: list[Tensor] = []
+        token_weights: list[Tensor] = []
+        token_values: list[Tensor] = []
+        for layer, block in enumerate(tower.blocks):
+            last = layer == len(tower.blocks) - 1
+            query, key, value = self._query_key_value(x, block, class_query_only=last)
+            mixed = F.scaled_dot_product_attention(
+                query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
+            ).transpose(1, 2)
+            u = mixed[:, 0].float()
+            if layer in kept.head_layers:
+                values.append(u)
+            weight = _class_token_attention(query[:, 0], key)
+            self._attend(attended, weight, value, layer)
+            if layer in kept.head_token_layers:
+                token_weights.append(weight.transpose(1, 2))
+                token_values.append(value.float())
+            if last:
+                x = x[:, :1].contiguous()
+            update = _scaled(
+                F.linear(mixed.flatten(2), block.out_weight, block.out_bias), block.scale_1
+            )
+            term = update[:, 0]
+            if stream is not None:
+                out_bias = None if block.out_bias is None else block.out_bias.float()
+                term = F.linear(u.flatten(1), block.out_weight.float(), out_bias)
+                term = _scaled(term, block.scale_1)
+            terms[:, 2 * layer + 1] = term
+            _advance(x, update, stream, terms[:, 2 * layer + 1])
+            update = _mlp(_normalize(x, block.norm_2), block)
+            terms[:, 2 * layer + 2] = update[:, 0]
+            _advance(x, update, stream, terms[:, 2 * layer + 2])
+        final = x[:, 0] if stream is None else stream
+        return self._project(final, terms, attended, (tokens, values, token_weights, token_values))
+
+    def _query_key_value(
+        self, x: Tensor, block: Block, *, class_query_only: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Give q [B, T+1 or 1, H, e], k and v [B, T+1, H, e], as views of one product."""
+        normed = _normalize(x, block.norm_1)
+        batch, tokens, width = x.shape
+        heads = (self._tower.heads, width // self._tower.heads)
+        weight, bias = block.in_weight, block.in_bias
+        if not class_query_only:
+            product = F.linear(normed, weight, bias).view(batch, tokens, 3, *heads)
+            return product[:, :, 0], product[:, :, 1], product[:, :, 2]
+        query_bias = other_bias = None
+        if bias is not None:
+            query_bias, other_bias = bias[:width], bias[width:]
+        query = F.linear(normed[:, :1], weight[:width], query_bias).view(batch, 1, *heads)
+        product = F.linear(normed, weight[width:], other_bias).view(batch, tokens, 2, *heads)
+        return query, product[:, :, 0], product[:, :, 1]
+
+    def _attend(self, attended: Tensor, weight: Tensor, value: Tensor, layer: int) -> None:
+        """Add P^T gamma W_O (alpha_i v_i), all heads at once, for the tokens in `attended`."""
+        kept = attended.shape[1]
+        shares = (weight[:, :kept, :, None] * value[:, :kept]).to(self._dtype).flatten(2)
+        flat = attended.view(-1, attended.shape[2])
+        shares = shares.view(-1, shares.shape[2])
+        if self._dtype == torch.float32:
+            flat.addmm_(shares, self._to_joint[layer])
+        else:
+            flat.add_(shares @ self._to_joint[layer])
+
+    def _project(
+        self,
+        final: Tensor,
+        terms: Tensor,
+        attended: Tensor,
+        parts: tuple[int, list[Tensor], list[Tensor], list[Tensor]],
+    ) -> Decomposition:
+        tower = self._tower
+        tokens, values, token_weights, token_values = parts
+        batch, count, width = terms.shape
+        variance, mu = torch.var_mean(final, dim=1, correction=0)
+        sigma = (variance + tower.norm.eps).sqrt()
+        representation = _normalize(final, tower.norm)
+        if tower.projection is not None:
+            representation = representation @ tower.projection.float()
+        # -mu gamma/sigma + beta, through P: split equally over the terms.
+        constant = self._beta - (mu / sigma)[:, None] * self._gamma
+        layer = (terms.view(-1, width) @ self._scaled_projection).view(batch, count, -1)
+        layer = layer.div_(sigma[:, None, None]).add_(constant[:, None] / count)
+        norm = representation.norm(dim=1)
+        residual = (layer.sum(1) - representation).norm(dim=1) / norm
+        share = self._out_bias / sigma[:, None] + constant * (len(tower.blocks) / count)
+        attended = attended.div_(sigma[:, None, None]).add_(share[:, None] / tokens)
+        heads = (tower.heads, width // tower.heads)
+        return Decomposition(
+            representation=representation,
+            layer=layer,
+            cls_token=attended[:, 0],
+            head_value=torch.stack(values, 1) if values else terms.new_empty((batch, 0, *heads)),
+            scale=torch.stack((mu, sigma, norm, residual), 1),
+            token=attended[:, 1:] if self.kept.tokens else None,
+            head_token_weight=torch.stack(token_weights, 1) if token_weights else None,
+            head_token_value=torch.stack(token_values, 1) if token_values else None,
+        )
+
+
+def head_basis(visual: nn.Module, head_layers: Sequence[int]) -> npt.NDArray[np.float32]:
+    """The exact span of each head: c_head(I) = f(I) @ basis, f = [u/sigma, mu/sigma, 1/sigma, 1].
+
+    Shape [Lh, H, e+3, E]; computed from the weights in float64. Rows: the head's e columns of the
+    output projection times gamma through P; then its shares of gamma, of the output bias and of
+    beta through P, so that a layer's heads add up to its attention term (T2.5-T2.6,
+    docs/mathematics.md). Raises UnsupportedModel, and ValueError for a layer the tower lacks.
+    """
+    tower = read_tower(visual)
+    _check_layers(head_layers, len(tower.blocks))
+    scaled = _scaled_projection(tower)
+    e = tower.width // tower.heads
+    shares = (2 * len(tower.blocks) + 1) * tower.heads
+    basis = scaled.new_empty((len(head_layers), tower.heads, e + 3, tower.embed_dim))
+    beta = _projected(_or_zeros(tower.norm.bias, tower.width, scaled), tower)
+    for i, layer in enumerate(head_layers):
+        block = tower.blocks[layer]
+        basis[i, :, :e] = (_out_weight(block).T @ scaled).view(tower.heads, e, -1)
+        basis[i, :, e] = -scaled.sum(0) / shares
+        basis[i, :, e + 1] = _out_bias(block) @ scaled / tower.heads
+        basis[i, :, e + 2] = beta / shares
+    return basis.float().cpu().numpy()
+
+
+def projection_weights(visual: nn.Module) -> dict[str, npt.NDArray[np.float32]]:
+    """The last norm and projection: what turns a final residual z into M (docs/mathematics.md).
+
+    Arrays `projection` [d, E] (the identity where the tower has none), `ln_post_weight` and
+    `ln_post_bias` [d], `ln_post_eps` [], `out_bias` [L, d] (each layer's output bias, LayerScale
+    applied). Raises UnsupportedModel.
+    """
+    tower = read_tower(visual)
+    identity = torch.eye(tower.width)
+    weight, bias = tower.norm.weight, tower.norm.bias
+    arrays = {
+        "projection": identity if tower.projection is None else tower.projection,
+        "ln_post_weight": torch.ones(tower.width) if weight is None else weight,
+        "ln_post_bias": torch.zeros(tower.width) if bias is None else bias,
+        "ln_post_eps": torch.tensor(tower.norm.eps),
+        "out_bias": torch.stack([_out_bias(block) for block in tower.blocks]),
+    }
+    return {name: array.detach().float().cpu().numpy() for name, array in arrays.items()}
+
+
+def _check_layers(layers: Sequence[int], count: int) -> None:
+    if list(layers) != sorted(set(layers)) or any(not 0 <= layer < count for layer in layers):
+        msg = f"layers {tuple(layers)} are not ascending layers of this tower: 0 to {count - 1}"
+        raise ValueError(msg)
+
+
+def _normalize(x: Tensor, norm: Norm) -> Tensor:
+    weight = None if norm.weight is None else norm.weight.float()
+    bias = None if norm.bias is None else norm.bias.float()
+    return F.layer_norm(x.float(), x.shape[-1:], weight, bias, norm.eps).to(x.dtype)
+
+
+def _scaled(update: Tensor, scale: Tensor | None) -> Tensor:
+    return update if scale is None else update * scale
+
+
+def _advance(x: Tensor, update: Tensor, stream: Tensor | None, term: Tensor) -> None:
+    x.add_(update)
+    if stream is not None:
+        stream.add_(term)
+        x[:, 0] = stream
+
+
+def _mlp(normed: Tensor, block: Block) -> Tensor:
+    hidden = F.linear(normed, block.fc_weight, block.fc_bias)
+    if block.activation == "quickgelu":
+        hidden = torch.mul(hidden, 1.702).sigmoid_().mul_(hidden)
+    else:
+        hidden = F.gelu(hidden, approximate="tanh" if block.activation == "gelu_tanh" else "none")
+    return _scaled(F.linear(hidden, block.proj_weight, block.proj_bias), block.scale_2)
+
+
+def _class_token_attention(query: Tensor, key: Tensor) -> Tensor:
+    """Attention of the class token's query [B, H, e] over k [B, T+1, H, e]: [B, T+1, H]."""
+    scores = (key.float() * query.float()[:, None]).sum(-1)
+    return torch.softmax(scores * query.shape[-1] ** -0.5, dim=1)
+
+
+def _exact(weight: Tensor) -> Tensor:
+    # Apple's devices have no float64.
+    device = "cpu" if weight.device.type == "mps" else weight.device
+    return weight.detach().to(device, torch.float64)
+
+
+def _or_zeros(weight: Tensor | None, size: int, like: Tensor) -> Tensor:
+    return like.new_zeros(size) if weight is None else _exact(weight)
+
+
+def _projected(vector: Tensor, tower: Tower) -> Tensor:
+    return vector if tower.projection is None else vector @ _exact(tower.projection)
+
+
+def _scaled_projection(tower: Tower) -> Tensor:
+    """diag(gamma) P in float64, [width, E]."""
+    like = _exact(tower.blocks[0].out_weight)
+    projection = like.new_zeros(0) if tower.projection is None else _exact(tower.projection)
+    if tower.projection is None:
+        projection = torch.eye(tower.width, dtype=like.dtype, device=like.device)
+    weight = tower.norm.weight
+    return projection if weight is None else _exact(weight)[:, None] * projection
+
+
+def _out_weight(block: Block) -> Tensor:
+    """W_O in float64, [d, d], LayerScale applied to its rows (the outputs)."""
+    weight = _exact(block.out_weight)
+    return weight if block.scale_1 is None else _exact(block.scale_1)[:, None] * weight
+
+
+def _out_bias(block: Block) -> Tensor:
+    bias = _or_zeros(block.out_bias, block.out_weight.shape[0], _exact(block.out_weight))
+    return bias if block.scale_1 is None else bias * _exact(block.scale_1)
