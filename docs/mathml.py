@@ -1,4 +1,4 @@
-"""An mkdocs hook: equations become MathML at build time, so that pages need no script to show them."""
+"""An mkdocs hook: equations become MathML when the pages are built; no script shows them."""
 
 from __future__ import annotations
 

@@ -1,0 +1,208 @@
+"""Finalizing a run: summaries, effects and TEXTSPAN once every segment is committed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..queries.factors import covariance
+from ..queries.textspan import textspans
+from ..schema.arrays import RunShape, run_arrays
+from ..schema.catalog import Draft, now, publishing
+from ..schema.components import Head, layer_terms
+from ..schema.errors import RunIncomplete
+from ..schema.layout import Layout
+from ..schema.manifest import committed_segments
+from ..schema.shards import RowArray, SegmentArray
+from ..schema.snapshot import read_pool_vectors, read_static
+from ..schema.tables import HeadRow, HeadText, Layer, Model, Pool, PoolModel, Run
+from .publish import take_in
+
+MOST_EFFECT_ROWS = 100_000_000
+TEXTS_KEPT = 20
+
+
+def finalize(layout: Layout, run_id: int) -> None:
+    """Complete a run whose segments are all committed, and publish it.
+
+    Raises `RunIncomplete`, with the segments that are missing, and does nothing to a run that
+    is already complete.
+    """
+    with publishing(layout) as draft:
+        run = draft.session.get_one(Run, run_id)
+        if run.status == "complete":
+            return
+        missing = sorted(set(range(run.segments)) - set(committed_segments(layout, run.folder)))
+        if missing:
+            msg = (
+                f"run {run.name!r} lacks {len(missing)} of {run.segments} segments (the first: "
+                f"{missing[0]}); the same `lensbase ingest` command again makes them."
+            )
+            raise RunIncomplete(msg)
+        take_in(draft, layout, run)
+        model = draft.session.get_one(Model, run.model_id)
+        shape = shape_of(run, model)
+        _summarize_layers(draft, layout, run, shape=shape)
+        if shape.head_layers:
+            _take_effects(draft, layout, run, shape=shape)
+            _summarize_heads(draft, layout, run, shape=shape)
+            for pool in _embedded_pools(draft, model):
+                find_texts(draft, layout, run, pool=pool)
+        run.status, run.finished_at = "complete", now()
+
+
+def shape_of(run: Run, model: Model) -> RunShape:
+    """The shape of a run's arrays, from its rows in the catalogue."""
+    return RunShape(
+        images=run.images,
+        segment_rows=run.segment_rows,
+        layers=model.layers,
+        heads=model.heads,
+        head_width=model.head_width,
+        embed_dim=model.embed_dim,
+        patches=model.patches,
+        head_layers=tuple(json.loads(run.head_layers)),
+        tokens=run.tokens,
+        head_token_layers=tuple(json.loads(run.head_token_layers)),
+    )
+
+
+def find_texts(draft: Draft, layout: Layout, run: Run, *, pool: Pool) -> None:
+    """Run TEXTSPAN (Algorithm 1) for every kept head over a pool, from the whole run's moments."""
+    model = draft.session.get_one(Model, run.model_id)
+    shape = shape_of(run, model)
+    known = draft.session.query(HeadText).filter_by(run_id=run.run_id, pool_id=pool.pool_id)
+    if known.first() is not None:
+        return
+    vectors = read_pool_vectors(layout, pool.name, model.weights_sha256)
+    basis = read_static(layout, run.folder, "head_basis")
+    moment = _run_moment(layout, run.folder, shape)
+    spans = textspans(moment, basis, vectors, m=TEXTS_KEPT)
+    heads = [(layer, head) for layer in shape.head_layers for head in range(shape.heads)]
+    draft.session.add_all(
+        HeadText(
+            run_id=run.run_id,
+            layer=layer,
+            head=head,
+            pool_id=pool.pool_id,
+            rank=rank,
+            position=int(position),
+            explained_variance=float(own),
+            cumulative=float(cumulative),
+        )
+        for (layer, head), span in zip(heads, spans, strict=True)
+        for rank, (position, own, cumulative) in enumerate(
+            zip(span.picks, span.explained, span.cumulative, strict=True), start=1
+        )
+    )
+
+
+def _run_moment(layout: Layout, folder: str, shape: RunShape) -> npt.NDArray[np.float64]:
+    spec = run_arrays(shape)["head_moment"]
+    return SegmentArray(layout.arrays(folder) / spec.name, spec).total(range(shape.segments))
+
+
+def _embedded_pools(draft: Draft, model: Model) -> list[Pool]:
+    return (
+        draft.session.query(Pool)
+        .join(PoolModel, PoolModel.pool_id == Pool.pool_id)
+        .filter(PoolModel.model_id == model.model_id)
+        .all()
+    )
+
+
+def _summarize_layers(draft: Draft, layout: Layout, run: Run, *, shape: RunShape) -> None:
+    terms = 2 * shape.layers + 1
+    norm, share, squares = (np.zeros(terms) for _ in range(3))
+    total = np.zeros((terms, shape.embed_dim))
+    images = 0
+    for layer, representation in _layer_blocks(layout, run.folder, shape, version=str(run.run_id)):
+        images += len(layer)
+        squared = np.einsum("kte,kte->kt", layer, layer)
+        norm += np.sqrt(squared).sum(0)
+        squares += squared.sum(0)
+        total += layer.sum(0)
+        length = np.einsum("ke,ke->k", representation, representation)
+        share += (np.einsum("kte,ke->kt", layer, representation) / length[:, None]).sum(0)
+    images = max(images, 1)
+    variance = squares / images - np.einsum("te,te->t", total, total) / images**2
+    draft.session.add_all(
+        Layer(
+            run_id=run.run_id,
+            term=term,
+            component=component,
+            mean_norm=float(norm[term] / images),
+            variance=float(variance[term]),
+            mean_share=float(share[term] / images),
+        )
+        for term, component in enumerate(layer_terms(shape.layers))
+    )
+
+
+def _layer_blocks(
+    layout: Layout, folder: str, shape: RunShape, *, version: str, rows: int = 256
+) -> Iterator[tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]]:
+    """Walk over the readable images' layer terms and representations in bounded memory."""
+    specs, arrays = run_arrays(shape), layout.arrays(folder)
+    layer, representation = (
+        RowArray(arrays / name, specs[name], shape.segment_rows, version)
+        for name in ("layer", "representation")
+    )
+    for start in range(0, shape.images, rows):
+        block = slice(start, start + rows)
+        whole = representation.read(block).astype(np.float64)
+        readable = np.isfinite(whole).all(axis=1)
+        yield layer.read(block)[readable].astype(np.float64), whole[readable]
+
+
+def _take_effects(draft: Draft, layout: Layout, run: Run, *, shape: RunShape) -> None:
+    run.head_effect_complete = (
+        shape.images * len(shape.head_layers) * shape.heads <= MOST_EFFECT_ROWS
+    )
+    draft.session.flush()
+    if not run.head_effect_complete:
+        return
+    files = [str(layout.effect_rows(run.folder, segment)) for segment in range(shape.segments)]
+    # Sorted by head, then image: DuckDB's zone maps then read one head without an index.
+    draft.connection.execute(
+        """INSERT INTO head_effect BY NAME
+           SELECT run_image.run_id, run_image.image_id, layer, head, norm, share
+           FROM read_parquet(?) effects JOIN run_image
+             ON run_image.run_id = ? AND run_image.row = effects.row
+           ORDER BY layer, head, effects.row""",
+        [files, run.run_id],
+    )
+
+
+def _summarize_heads(draft: Draft, layout: Layout, run: Run, *, shape: RunShape) -> None:
+    basis = read_static(layout, run.folder, "head_basis").astype(np.float64)
+    moment = _run_moment(layout, run.folder, shape)
+    files = [str(layout.effect_rows(run.folder, one)) for one in range(shape.segments)]
+    rows = draft.connection.execute(
+        """SELECT layer, head, avg(norm), quantile_cont(norm, 0.98), avg(share)
+           FROM read_parquet(?) GROUP BY ALL""",
+        [files],
+    ).fetchall()
+    summary: dict[tuple[int, int], Any] = {(row[0], row[1]): row[2:] for row in rows}
+    for i, layer in enumerate(shape.head_layers):
+        for head in range(shape.heads):
+            found = summary.get((layer, head))
+            if found is None:
+                continue
+            spread = covariance(moment[:, i, head]).covariance
+            draft.session.add(
+                HeadRow(
+                    run_id=run.run_id,
+                    layer=layer,
+                    head=head,
+                    component=str(Head(layer, head)),
+                    mean_norm=found[0],
+                    norm_p98=found[1],
+                    mean_share=found[2],
+                    variance=float(np.einsum("fe,fg,ge->", basis[i, head], spread, basis[i, head])),
+                )
+            )
