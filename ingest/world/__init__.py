@@ -1,0 +1,1 @@
+"""The embedded world: captioned scenes with full ground truth, and small real models of them."""
