@@ -1,0 +1,57 @@
+"""The application: all commands under one name."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from . import demo, heads, images, ingesting, looking, models, pools, upkeep
+from .failures import CommandLine
+
+app = typer.Typer(
+    name="lensbase",
+    cls=CommandLine,
+    help="Ingest a vision model's inner workings once; answer every question after that offline.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"lensbase {version('lensbase')}")
+        raise typer.Exit
+
+
+@app.callback()
+def lensbase(
+    _: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """Ingest a vision model's inner workings once; answer every question after that offline."""
+
+
+app.command("demo")(demo.demo)
+app.command("ingest")(ingesting.ingest)
+app.command("finalize")(ingesting.finalize)
+app.command("info")(looking.info)
+app.command("sql")(looking.sql)
+app.command("verify")(upkeep.verify)
+app.command("copy")(upkeep.copy)
+app.command("rollback")(upkeep.rollback)
+for name, group in {
+    "run": upkeep.runs,
+    "pool": pools.pools,
+    "columns": upkeep.columns,
+    "model": models.models,
+    "head": heads.heads,
+    "image": images.images,
+}.items():
+    app.add_typer(group, name=name)

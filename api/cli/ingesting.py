@@ -1,0 +1,147 @@
+"""`ingest` and `finalize`: filling a store."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ...schema.components import slug
+from ...schema.errors import BadPart
+from .. import ingesting
+from ..finalizing import finalize_run
+from ..store import open_store
+from .bar import image_bar
+from .options import Run, Store
+
+
+def ingest(
+    store: Store,
+    images: Annotated[
+        str,
+        typer.Argument(
+            metavar="IMAGES",
+            help="A folder, manifest, Parquet, WebDataset or Hugging Face data set.",
+        ),
+    ],
+    model: Annotated[
+        str,
+        typer.Option(help="An open_clip name (see `model list`), or world.", show_default=False),
+    ],
+    pretrained: Annotated[
+        str | None, typer.Option(metavar="TAG_OR_FILE", help="Its weights: a tag or a checkpoint.")
+    ] = None,
+    run: Annotated[
+        str | None, typer.Option(help="The run's name; by default model, tag and data set.")
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="The data set's name; by default that of IMAGES.")
+    ] = None,
+    heads: Annotated[
+        str, typer.Option(metavar="LAYERS", help="Keep heads of: all, none, last:4, 8,9 or 4:8.")
+    ] = "last:4",
+    tokens: Annotated[
+        bool | None,
+        typer.Option(
+            "--tokens/--no-tokens", help="Keep image tokens; by default up to 100,000 images."
+        ),
+    ] = None,
+    head_tokens: Annotated[
+        str | None, typer.Option(metavar="LAYERS", help="Keep each head's tokens of these layers.")
+    ] = None,
+    pool: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Texts, one a line, for TEXTSPAN.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first so many images.")] = None,
+    where: Annotated[
+        str | None,
+        typer.Option(help="Only images for which this SQL expression over the manifest holds."),
+    ] = None,
+    devices: Annotated[str, typer.Option(help="auto, cpu, cuda, mps, or a GPU's number.")] = "auto",
+    part: Annotated[
+        str | None, typer.Option(metavar="N/M", help="Only part N of M, from 1: 3/16.")
+    ] = None,
+    precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
+    batch_size: Annotated[int | None, typer.Option(help="By default what memory allows.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads of the forward pass.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Decoding processes.")] = None,
+    thumbnails: Annotated[
+        bool, typer.Option("--thumbnails/--no-thumbnails", help="Keep the crops the model saw.")
+    ] = True,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume/--no-resume", help="Go on with a run that exists, or refuse to."),
+    ] = True,
+) -> None:
+    """Run images through a model once and keep what its parts do."""
+    from ...ingest.pools import read_pool
+
+    texts = read_pool(pool, name=slug(pool.stem)) if pool is not None else None
+    with image_bar() as progress:
+        done = ingesting.ingest(
+            images,
+            store,
+            model=model,
+            pretrained=pretrained,
+            run=run,
+            dataset=dataset,
+            heads=heads,
+            tokens=tokens,
+            head_tokens=head_tokens,
+            pool=texts,
+            limit=limit,
+            where=where,
+            devices=devices,
+            part=None if part is None else _part(part),
+            precision=precision,
+            batch_size=batch_size,
+            threads=threads,
+            workers=workers,
+            thumbnails=thumbnails,
+            resume=resume,
+            progress=progress,
+        )
+    typer.echo(_closing(store, done.run))
+
+
+def finalize(store: Store, run: Run = None) -> None:
+    """Complete a run whose parts are all ingested."""
+    typer.echo(_closing(store, finalize_run(store, run)))
+
+
+def _part(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d+)/(\d+)", text.strip())
+    if found is None:
+        msg = f"part {text!r} is not N/M; parts count from 1, such as 3/16."
+        raise BadPart(msg)
+    return int(found[1]), int(found[2])
+
+
+def _closing(store: Path, run: str) -> str:
+    """What a run is now, and what to do next."""
+    place = shlex.quote(str(store))
+    with open_store(store) as opened:
+        (facts,) = opened.sql("SELECT * FROM runs WHERE run = ?", [run])
+        heads = opened.run(run).heads
+        several = f" --run {run}" if len(opened.runs) > 1 else ""
+    rejected = f"{facts['rejected']:,} rejected" if facts["rejected"] else "none rejected"
+    if facts["status"] != "complete":
+        return (
+            f"Run {run}: {facts['committed'] or 0:,} of {facts['images']:,} images, {rejected}.\n"
+            f"Next: the other parts; lensbase info {place} --watch shows how far they are."
+        )
+    lines = [f"Run {run}: {facts['images']:,} images, {rejected}, complete."]
+    if facts["rejected"]:
+        query = f"SELECT key, reason FROM images WHERE run = '{run}' AND status = 'rejected'"
+        lines.append(f'Why: lensbase sql {place} "{query}"')
+    if len(heads) and facts["default_pool"] is None:
+        lines.append(f"Next: lensbase pool add {place} FILE --name general")
+    elif len(heads):
+        best = max(heads, key=lambda row: row["variance"])["component"]
+        lines.append(f"Next: lensbase head texts {place} {best}{several}")
+    else:
+        lines.append(f"Next: lensbase info {place}")
+    return "\n".join(lines)

@@ -1,0 +1,36 @@
+"""`pool`: the texts that heads are explained with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..store import open_store
+from .options import Csv, Json, Store
+from .rows import print_rows
+
+pools = typer.Typer(help="Text pools: the texts that heads are explained with.")
+
+
+@pools.command("add")
+def add(
+    store: Store,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="UTF-8 text, one text a line.")],
+    name: Annotated[str, typer.Option(help="What the pool is called in the store.")],
+) -> None:
+    """Embed the texts of a file with every model of the store."""
+    from ..pools import add_pool
+
+    added = add_pool(store, file, name=name)
+    for model, reason in added.skipped.items():
+        typer.echo(f"Not embedded by {model}: {reason}.", err=True)
+    typer.echo(f"Pool {added.name}: {added.texts:,} texts, embedded by {', '.join(added.models)}.")
+
+
+@pools.command("list")
+def list_pools(store: Store, as_json: Json = False, as_csv: Csv = False) -> None:
+    """The pools of a store, and the models that have embedded them."""
+    with open_store(store) as opened:
+        print_rows(opened.pools, as_json=as_json, as_csv=as_csv, shown=None)

@@ -1,0 +1,302 @@
+"""Copying a store: whole, or some runs, some images, or without the large arrays."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..queries.factors import head_factors, moments
+from ..schema import durable, manifest
+from ..schema.arrays import RunShape, run_arrays
+from ..schema.catalog import adopt, publishing
+from ..schema.errors import BadQuestion, NotAStore, RunIncomplete, UnknownRun
+from ..schema.layout import Layout
+from ..schema.manifest import FileEntry, read_manifest
+from ..schema.runs import drop_run, uncommit_segments
+from ..schema.snapshot import Snapshot, open_snapshot, run_shape
+from ..schema.tables import Run
+from .console import Console
+from .pictures import RunPictures
+from .where import Where, rows_where
+
+LEAVABLE = ("token", "head_token", "thumbnail")
+
+
+def copy_store(
+    source: str | os.PathLike[str],
+    dest: str | os.PathLike[str],
+    *,
+    runs: Sequence[str] | None = None,
+    where: Where = None,
+    without: Sequence[str] = (),
+) -> Path:
+    """Copy the published generation of a store to a new folder, which appears whole or not at all.
+
+    `runs` names the runs to take (None: all), `where` the images, as an expression over the view
+    `images`; `without` leaves out "token", "head_token" or "thumbnail". A copy of all images has
+    the same bytes; of some, its values are the stored ones, and moments are taken of those.
+    Raises `NotAStore` where `dest` is taken, `UnknownRun`, `BadSelection`, `BadQuestion`, and
+    `RunIncomplete` for `where` on a run that is not complete.
+    """
+    target = Path(dest)
+    _check(target, without)
+    snapshot = open_snapshot(Path(source))
+    chosen = _chosen(snapshot, runs)
+    partial = target.with_name(f"{target.name}.{os.getpid()}{durable.PARTIAL}")
+    layout = Layout(partial)
+    try:
+        adopt(snapshot.layout, snapshot.generation, layout)
+        for run in snapshot.run_rows():
+            if run["name"] not in chosen:
+                drop_run(layout, run["name"])
+        for run in chosen.values():
+            if where is None:
+                _copy_files(snapshot, layout, run, without=without)
+            else:
+                _rewrite(snapshot, layout, run, where=where, without=without)
+        _copy_pools(snapshot, layout)
+        partial.replace(target)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    durable.sync_directory(target.parent)
+    return target
+
+
+def _check(target: Path, without: Sequence[str]) -> None:
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        msg = f"{target} exists; name a new folder for the copy."
+        raise NotAStore(msg)
+    unknown = sorted(set(without) - set(LEAVABLE))
+    if unknown:
+        msg = f"a copy cannot leave out {', '.join(unknown)}; only {', '.join(LEAVABLE)}."
+        raise BadQuestion(msg)
+
+
+def _chosen(snapshot: Snapshot, runs: Sequence[str] | None) -> dict[str, dict[str, Any]]:
+    known = {run["name"]: run for run in snapshot.run_rows()}
+    missing = [name for name in runs or () if name not in known]
+    if missing:
+        msg = f"the store holds no run {missing[0]!r}; its runs: {', '.join(known) or 'none'}."
+        raise UnknownRun(msg)
+    return {name: run for name, run in known.items() if runs is None or name in runs}
+
+
+def _copy_files(
+    snapshot: Snapshot, layout: Layout, run: dict[str, Any], *, without: Sequence[str]
+) -> None:
+    """Copy a run's committed files as they are, and its manifests without what is left out."""
+    origin, folder = snapshot.layout, run["folder"]
+    committed = snapshot.rows("SELECT segment FROM segment WHERE run_id = ?", [run["run_id"]])
+    paths = [origin.manifest(folder, row["segment"]) for row in committed]
+    sizes: dict[int, int] = {}
+    for path in [*paths, origin.static_manifest(folder)]:
+        known = read_manifest(path)
+        kept = [entry for entry in known.files if not _left_out(entry, without)]
+        for entry in kept:
+            _copy_file(origin.root / entry.path, layout.root / entry.path)
+        place = layout.root / path.relative_to(origin.root)
+        written = manifest.commit(layout, place, files=kept, facts=known.facts)
+        if "segment" in known.facts:
+            sizes[known.facts["segment"]] = written.bytes
+    _leave_out(layout, run, without, sizes=sizes)
+
+
+def _leave_out(
+    layout: Layout, run: dict[str, Any], without: Sequence[str], *, sizes: dict[int, int]
+) -> None:
+    """Say in the catalogue what a copy of a run lacks, and its smaller size."""
+    if not without:
+        return
+    with publishing(layout) as draft:
+        row = draft.session.get_one(Run, run["run_id"])
+        _without(row, without)
+        for segment, size in sizes.items():
+            draft.connection.execute(
+                "UPDATE segment SET bytes = ? WHERE run_id = ? AND segment = ?",
+                [size, row.run_id, segment],
+            )
+
+
+def _without(row: Run, without: Sequence[str]) -> None:
+    if "token" in without:
+        row.tokens = False
+    if "head_token" in without:
+        row.head_token_layers = "[]"
+    if "thumbnail" in without:
+        row.thumbnails = False
+
+
+def _left_out(entry: FileEntry, without: Sequence[str]) -> bool:
+    parts = Path(entry.path).parts
+    if parts[0] == "thumbnails":
+        return "thumbnail" in without
+    array = parts[2] if parts[0] == "runs" and len(parts) > 2 else ""
+    return ("token" in without and array == "token") or (
+        "head_token" in without and array.startswith("head_token")
+    )
+
+
+def _copy_pools(snapshot: Snapshot, layout: Layout) -> None:
+    pools = snapshot.rows(
+        """SELECT p.name, m.weights_sha256 FROM pool p JOIN pool_model USING (pool_id)
+           JOIN model m USING (model_id)"""
+    )
+    for pool in pools:
+        path = snapshot.layout.pool_manifest(pool["name"], pool["weights_sha256"])
+        known = read_manifest(path)
+        for entry in known.files:
+            _copy_file(snapshot.layout.root / entry.path, layout.root / entry.path)
+        place = layout.pool_manifest(pool["name"], pool["weights_sha256"])
+        manifest.commit(layout, place, files=known.files, facts=known.facts)
+
+
+def _copy_file(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
+    durable.sync_file(target)
+
+
+def _rewrite(
+    snapshot: Snapshot,
+    layout: Layout,
+    run: dict[str, Any],
+    *,
+    where: Where,
+    without: Sequence[str],
+) -> None:
+    """Write new segments that hold some of a run's images, and complete the run anew."""
+    from ..ingest.finalize import finalize
+    from ..ingest.segment import RunFiles, SegmentBuffer
+
+    if run["status"] != "complete":
+        msg = f"run {run['name']!r} is not complete; copy it without where=, or finish it first."
+        raise RunIncomplete(msg)
+    rows = np.sort(rows_where(Console(snapshot.connection), run["name"], where))
+    shape = replace(
+        run_shape(run),
+        images=len(rows),
+        tokens=run["tokens"] and "token" not in without,
+        head_token_layers=() if "head_token" in without else tuple(run["head_token_layers"]),
+    )
+    static = _static_arrays(snapshot.layout, run)
+    _renumber(layout, run, rows=rows, shape=shape, static=static, without=without)
+    files = RunFiles(layout, run["folder"], shape, static["head_basis"])
+    reader = _RowReader(snapshot, run, shape, thumbnails="thumbnail" not in without)
+    for segment in range(shape.segments):
+        buffer = SegmentBuffer(files, segment)
+        reader.fill(buffer, rows)
+        buffer.write()
+    finalize(layout, run["run_id"])
+
+
+def _static_arrays(layout: Layout, run: dict[str, Any]) -> dict[str, npt.NDArray[Any]]:
+    from ..schema.snapshot import read_static
+
+    group = layout.arrays(run["folder"])
+    declared = run_arrays(run_shape(run))
+    names = [path.parent.name for path in group.glob("*/zarr.json")]
+    return {
+        name: read_static(layout, run["folder"], name) for name in names if name not in declared
+    }
+
+
+def _renumber(
+    layout: Layout,
+    run: dict[str, Any],
+    *,
+    rows: npt.NDArray[np.int64],
+    shape: RunShape,
+    static: dict[str, npt.NDArray[Any]],
+    without: Sequence[str],
+) -> None:
+    """Leave in the catalogue only the chosen images, on rows counted from 0 again."""
+    import pyarrow as pa
+
+    from ..ingest.begin import write_arrays
+
+    uncommit_segments(layout, run["name"], range(run["segments"]))
+    with publishing(layout) as draft:
+        row = draft.session.get_one(Run, run["run_id"])
+        row.images, row.segments = shape.images, shape.segments
+        _without(row, without)
+        draft.session.flush()
+        connection, number = draft.connection, [run["run_id"]]
+        connection.register("incoming", pa.table({"row": rows, "place": np.arange(len(rows))}))
+        connection.execute(
+            """DELETE FROM run_image WHERE run_id = ?
+               AND "row" NOT IN (SELECT "row" FROM incoming)""",
+            number,
+        )
+        connection.execute(
+            """UPDATE run_image SET "row" = place FROM incoming
+               WHERE run_id = ? AND run_image."row" = incoming."row" """,
+            number,
+        )
+        connection.unregister("incoming")
+        unused = "image_id NOT IN (SELECT image_id FROM run_image)"
+        connection.execute(f"DELETE FROM image WHERE {unused}")
+        manifests = connection.execute(
+            "SELECT table_name FROM duckdb_tables() WHERE starts_with(table_name, 'manifest_')"
+        ).fetchall()
+        for (name,) in manifests:
+            connection.execute(f'DELETE FROM "{name}" WHERE {unused}')
+        write_arrays(layout, run["folder"], shape, static=static, run=run["name"])
+
+
+class _RowReader:
+    """Reads what a run holds of some images, as an ingest would have handed it over."""
+
+    def __init__(
+        self, snapshot: Snapshot, run: dict[str, Any], shape: RunShape, *, thumbnails: bool
+    ) -> None:
+        kept = run_arrays(shape)
+        self._arrays = {k: v for k, v in snapshot.row_arrays(run).items() if k in kept}
+        self._heads = bool(shape.head_layers)
+        self._pictures = RunPictures(snapshot.layout, run, image_root=None) if thumbnails else None
+        self._facts = snapshot.rows(
+            """SELECT r."row", r.reason, i.sha256, i.width, i.height
+               FROM run_image r JOIN image i USING (image_id)
+               WHERE r.run_id = ? ORDER BY r."row" """,
+            [run["run_id"]],
+        )
+
+    def fill(self, buffer: Any, rows: npt.NDArray[np.int64], *, step: int = 256) -> None:
+        """Fill a segment's buffer with the images that its rows stand for."""
+        from ..ingest.images import ImageRecord
+
+        for start in range(buffer.rows.start, buffer.rows.stop, step):
+            places = np.arange(start, min(start + step, buffer.rows.stop))
+            old = rows[places]
+            facts = [self._facts[row] for row in old.tolist()]
+            records = [
+                ImageRecord(fact["sha256"], fact["width"], fact["height"], 0, fact["reason"])
+                for fact in facts
+            ]
+            readable = old[[fact["reason"] is None for fact in facts]]
+            values = {name: array.read(readable) for name, array in self._arrays.items()}
+            buffer.put(
+                places,
+                records,
+                thumbnails=self._thumbnails(old),
+                values=values,
+                moment=self._moment(values) if len(readable) else None,
+            )
+
+    def _thumbnails(self, rows: npt.NDArray[np.int64]) -> list[bytes | None]:
+        if self._pictures is None:
+            return [None] * len(rows)
+        return self._pictures.thumbnails(rows.tolist())
+
+    def _moment(self, values: dict[str, npt.NDArray[Any]]) -> npt.NDArray[np.float64] | None:
+        if not self._heads:
+            return None
+        factors = head_factors(values["head_value"], values["scale"])
+        return moments(factors, values["scale"][:, 2])

@@ -1,0 +1,27 @@
+"""Completing a run whose segments were ingested in parts; no model is needed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ..schema.layout import Layout
+from .store import open_store
+
+
+def finalize_run(store: str | os.PathLike[str], run: str | None = None) -> str:
+    """Complete a run, by default the only one, and publish it; return its name.
+
+    Summaries, effects and TEXTSPAN are computed once every segment is committed; a run that is
+    complete stays as it is. Raises `RunIncomplete` where segments are missing, `UnknownRun` or
+    `AmbiguousRun`.
+    """
+    with open_store(store) as opened:
+        name = opened.run(run).name
+        ((number,),) = (
+            row.values() for row in opened.sql("SELECT run_id FROM run WHERE name = ?", [name])
+        )
+    from ..ingest.finalize import finalize
+
+    finalize(Layout(Path(store)), number)
+    return name

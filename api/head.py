@@ -1,0 +1,209 @@
+"""One attention head: its contributions, the texts that explain it, the images it tells apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..queries.factors import head_contribution, head_factors
+from ..queries.retrieval import Ranking, fold, head_scores, top_k
+from ..queries.textspan import Score
+from ..schema.errors import BadQuestion
+from .open_run import OpenRun
+from .result import Result
+from .selection import Images, Selection
+from .spans import Span, head_span_of
+from .values import Values
+from .where import Where
+
+_BLOCK = 8192
+
+
+class HeadView:
+    """An attention head of a run; `address` is its name, such as `L22.H8`."""
+
+    def __init__(self, run: OpenRun, address: str) -> None:
+        self._run = run
+        self._head = run.head(address)
+        self.address = str(self._head.address)
+
+    def contribution(
+        self, images: Images = None, normalize: bool = False, *, where: Where = None
+    ) -> Values:
+        """The head's contributions c_head(I) [k, d'] to the representations (T2.6).
+
+        In the units of M(I); `normalize` divides by ||M(I)||, so that all components add up to a
+        unit vector. Computed from the factors that are stored. Raises `UnknownImage`,
+        `RejectedRow` or `BadSelection`.
+        """
+        chosen = self._run.images.select(images, where)
+        value, scale = self._read(chosen.rows)
+        factors = head_factors(value, scale, dtype=np.float32)
+        norms = scale[:, 2] if normalize else None
+        found = head_contribution(factors, self._run.basis(self._head), norms)
+        return Values(found, image_ids=chosen.image_ids)
+
+    def factors(self, images: Images = None, *, where: Where = None) -> Values:
+        """The attention-weighted values u [k, e] that the contributions are made of (T2.6).
+
+        Raises `UnknownImage`, `RejectedRow` or `BadSelection`.
+        """
+        chosen = self._run.images.select(images, where)
+        found = self._run.arrays["head_value"].read(chosen.rows, *self._place)
+        return Values(found, image_ids=chosen.image_ids)
+
+    def textspan(
+        self,
+        pool: str | Sequence[str] | None = None,
+        m: int = 20,
+        *,
+        images: Images = None,
+        where: Where = None,
+        normalize: bool = False,
+        score: Score = "variance",
+    ) -> Result:
+        """The texts whose directions explain the head, by TEXTSPAN (Algorithm 1, T2.7).
+
+        Columns `rank` (from 1), `text`, `explained_variance` (own share) and `cumulative`. `pool`
+        is a pool's name, a list of texts or None for the run's default pool. Over the whole run
+        the moments come from values before rounding; with `images` or `where`, from stored ones.
+        `normalize` describes contributions divided by ||M(I)||; `score="explained"` picks the
+        text that explains most instead of the one with the largest projected variance. Fewer
+        than `m` rows, with a note, where no text explains anything more.
+        Raises `BadQuestion`, `BadSelection`, `UnknownPool`, `UnknownImage` or `TextNotStored`.
+        """
+        selection = (
+            None if images is None and where is None else self._run.images.select(images, where)
+        )
+        span = head_span_of(
+            self._run,
+            self._head,
+            pool=pool,
+            m=m,
+            selection=selection,
+            normalize=normalize,
+            score=score,
+        )
+        columns = {
+            "rank": np.arange(1, len(span.texts) + 1),
+            "text": span.texts,
+            "explained_variance": span.explained,
+            "cumulative": span.cumulative,
+        }
+        return Result.of(columns, note=_exhausted(span, m))
+
+    def top_images(
+        self,
+        text: str | None = None,
+        *,
+        rank: int | None = None,
+        k: int = 10,
+        images: Images = None,
+        where: Where = None,
+        normalize: bool = False,
+    ) -> Result:
+        """The images with the largest `<c_head(I), text>` (thesis, section 2.4).
+
+        Columns `rank`, `image_id`, `key`, `label`, `score`; equal scores come by row. `rank=1`
+        stands for the first of the head's TEXTSPAN texts over the whole run, and so on.
+        Raises `BadQuestion`, `TextNotStored`, `UnknownPool`, `UnknownImage` or `BadSelection`.
+        """
+        if (text is None) == (rank is None):
+            msg = "give either a text or rank=, the place of one of the head's TEXTSPAN texts."
+            raise BadQuestion(msg)
+        if rank is not None:
+            text, vector = self._ranked_text(rank)
+        else:
+            assert text is not None
+            (vector,) = self._run.texts.encode([text])
+        query = fold(self._run.basis(self._head), vector)
+        chosen = self._run.images.select(images, where)
+        note = f"by what {self.address} writes along {text!r}"
+        return self._ranked(self._best(chosen, query, k=k, normalize=normalize), note)
+
+    def nearest_images(
+        self,
+        to: Any,
+        k: int = 10,
+        *,
+        images: Images = None,
+        where: Where = None,
+        normalize: bool = False,
+    ) -> Result:
+        """The images with the largest `<c_head(I), c_head(to)>` (thesis, section 2.4).
+
+        `to` is an image's id or key; it takes part itself. Columns as in `top_images`.
+        `normalize` divides both by their images' ||M||. Raises `BadQuestion`, `UnknownImage`,
+        `RejectedRow` or `BadSelection`.
+        """
+        row, image_id = self._run.images.one(to)
+        value, scale = self._read(np.array([row]))
+        basis = self._run.basis(self._head)
+        norms = scale[:, 2] if normalize else None
+        (target,) = head_contribution(head_factors(value, scale), basis, norms)
+        chosen = self._run.images.select(images, where)
+        found = self._best(chosen, fold(basis, target), k=k, normalize=normalize)
+        return self._ranked(found, f"by likeness to image {image_id} in what {self.address} writes")
+
+    @property
+    def _place(self) -> tuple[int, int]:
+        return self._head.place, self._head.address.head
+
+    def _read(
+        self, rows: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.float32]]:
+        arrays = self._run.arrays
+        return arrays["head_value"].read(rows, *self._place), arrays["scale"].read(rows)
+
+    def _ranked_text(self, rank: int) -> tuple[str, npt.NDArray[np.float32]]:
+        if rank < 1:
+            msg = f"rank = {rank}: ranks count from 1."
+            raise BadQuestion(msg)
+        span = head_span_of(self._run, self._head, m=rank)
+        if len(span.texts) < rank:
+            msg = f"TEXTSPAN of {self.address} ends at rank {len(span.texts)}: nothing is left."
+            raise BadQuestion(msg)
+        return span.texts[rank - 1], span.vectors[rank - 1]
+
+    def _best(
+        self, chosen: Selection, query: npt.NDArray[np.float64], *, k: int, normalize: bool
+    ) -> Ranking:
+        """The best of chosen images; holds one block of values and k scores, never all."""
+        if k < 0:
+            msg = f"k = {k} images cannot be returned; ask for 0 or more."
+            raise BadQuestion(msg)
+        rows, scores = np.empty(0, np.int64), np.empty(0, np.float32)
+        wanted = np.unique(chosen.rows)
+        for start in range(0, len(wanted), _BLOCK):
+            block = wanted[start : start + _BLOCK]
+            value, scale = self._read(block)
+            found = head_scores(value, scale, query, normalize=normalize)
+            best = top_k(found, k, rows=block)
+            rows, scores = top_k(
+                np.concatenate([scores, best.scores]), k, rows=np.concatenate([rows, best.rows])
+            )
+        return Ranking(rows, scores)
+
+    def _ranked(self, found: Ranking, note: str) -> Result:
+        image_ids = self._run.images.ids(found.rows)
+        columns = {
+            "rank": np.arange(1, len(image_ids) + 1),
+            **self._run.images.described(image_ids),
+            "score": found.scores,
+        }
+        return Result.of(columns, note=note, thumbnails=self._run.thumbnails_of)
+
+    def __repr__(self) -> str:
+        return f"head {self.address} of run {self._run.name!r}"
+
+
+def _exhausted(span: Span, m: int) -> str | None:
+    if not span.exhausted:
+        return None
+    return (
+        f"{len(span.texts)} of the {m} texts asked for: "
+        "no other text of the pool explains anything more of this head"
+    )

@@ -1,0 +1,177 @@
+"""One image of a run: what each layer wrote about it, and where in it a text is."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..queries.heatmaps import head_token_map, map_direction, patch_grid, token_map
+from ..queries.retrieval import fold, head_scores
+from ..schema.components import Head, layer_terms
+from ..schema.errors import BadQuestion, ImageFileMissing, UnknownPool
+from .heatmap import Heatmap
+from .open_run import OpenRun
+from .selection import Images
+from .spans import head_span_of
+from .values import Values
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+class ImageView:
+    """An image of a run: `image_id` in the store, `row` in the run's arrays."""
+
+    def __init__(self, run: OpenRun, image: Images) -> None:
+        self._run = run
+        self.row, self.image_id = run.images.one(image)
+
+    @property
+    def key(self) -> str:
+        """Its path or key within the data set."""
+        return self._facts["key"]
+
+    @property
+    def label(self) -> str | None:
+        """Its class, where the data set names one."""
+        return self._facts["label"]
+
+    @property
+    def subgroup(self) -> str | None:
+        """Its group, where the data set names one."""
+        return self._facts["subgroup"]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the original in pixels, upright."""
+        return self._facts["width"], self._facts["height"]
+
+    def representation(self) -> Values:
+        """M(I) as one row [1, d'], unnormalised (T2.1)."""
+        return self._values(self._run.arrays["representation"].read(self.row))
+
+    def layer_effects(self) -> Values:
+        """The 2L+1 residual terms [1, 2L+1, d'] that add up to M(I) (T2.4)."""
+        terms = layer_terms(self._run.shape.layers)
+        return self._values(self._run.arrays["layer"].read(self.row), components=terms)
+
+    def heatmap(
+        self,
+        text: str,
+        *,
+        head: str | None = None,
+        relative_to: str | None = None,
+        debias: bool = True,
+    ) -> Heatmap:
+        """Where a text is written: `<c_token, text>` of each patch (thesis, section 2.5).
+
+        All heads together, or one `head` whose tokens the run kept (T2.6). `relative_to` takes
+        another text's map away; otherwise `debias` takes away the mean map over the run's
+        default pool. With a head, "top" and "bottom" stand for the one of its TEXTSPAN texts
+        that the head writes most and least of into this image (Figure 2.6).
+        Raises `TokensNotStored`, `HeadTokensNotStored`, `HeadNotStored`, `TextNotStored`, or
+        `UnknownPool` where there is no pool to debias with.
+        """
+        if head is None:
+            array = self._run.need_tokens()
+            text, direction = self._direction(text, relative_to=relative_to, debias=debias)
+            scores = token_map(array.read(self.row)[0], direction)
+        else:
+            address, layer = self._run.token_layer(head)
+            head = str(address)
+            if text in ("top", "bottom"):
+                text = self._extreme_text(head, top=text == "top")
+            text, direction = self._direction(text, relative_to=relative_to, debias=debias)
+            scores = self._head_scores(address, layer, direction)
+        grid = patch_grid(scores, (self._run.row["grid_height"], self._run.row["grid_width"]))
+        return Heatmap(
+            np.ascontiguousarray(grid, np.float32),
+            text=text,
+            head=head,
+            relative_to=relative_to,
+            background=self._crop,
+        )
+
+    def picture(self) -> Image:
+        """The original image, if its file is still there, else the thumbnail; upright RGB.
+
+        Raises `ImageFileMissing` where there is neither.
+        """
+        return self._run.pictures.picture(self.row, self.key)
+
+    def thumbnail(self) -> Image:
+        """The crop that the model saw, 224 pixels at most; raises `ImageFileMissing`."""
+        return self._run.pictures.thumbnail(self.row)
+
+    @cached_property
+    def _facts(self) -> dict[str, Any]:
+        names = ("key", "label", "subgroup", "width", "height")
+        (values,) = self._run.console.rows(
+            f"SELECT {', '.join(names)} FROM image WHERE image_id = ?", [self.image_id]
+        )
+        return dict(zip(names, values, strict=True))
+
+    def _values(self, array: npt.NDArray[Any], *, components: list[str] | None = None) -> Values:
+        return Values(array, image_ids=np.array([self.image_id]), components=components)
+
+    def _direction(
+        self, text: str, *, relative_to: str | None, debias: bool
+    ) -> tuple[str, npt.NDArray[Any]]:
+        if relative_to is not None:
+            vectors = self._run.texts.encode([text, relative_to])
+            return text, map_direction(vectors[0], relative_to=vectors[1])
+        (vector,) = self._run.texts.encode([text])
+        return text, map_direction(vector, mean_text=self._mean_text() if debias else None)
+
+    def _mean_text(self) -> npt.NDArray[np.float64]:
+        try:
+            return self._run.texts.pool().mean
+        except UnknownPool as error:
+            msg = f"there is no mean map to take away: {error} Or ask with debias=False."
+            raise UnknownPool(msg) from error
+
+    def _extreme_text(self, head: str, *, top: bool) -> str:
+        kept = self._run.head(head)
+        span = head_span_of(self._run, kept)
+        if not span.texts:
+            msg = f"{head} has no TEXTSPAN texts: it does not vary over the run's images."
+            raise BadQuestion(msg)
+        value = self._run.arrays["head_value"].read(self.row, kept.place, kept.address.head)
+        scale = self._run.arrays["scale"].read(self.row)
+        written = head_scores(value, scale, fold(self._run.basis(kept), span.vectors))[0]
+        return span.texts[int(np.argmax(written) if top else np.argmin(written))]
+
+    def _head_scores(
+        self, head: Head, layer: int, direction: npt.NDArray[Any]
+    ) -> npt.NDArray[np.float32]:
+        arrays = self._run.arrays
+        return head_token_map(
+            arrays["head_token_weight"].read(self.row, layer, head.head),
+            arrays["head_token_value"].read(self.row, layer, slice(None), head.head),
+            arrays["scale"].read(self.row),
+            basis=self._run.basis(self._run.head(str(head))),
+            direction=direction,
+        )[0]
+
+    def _crop(self) -> Image | None:
+        try:
+            return self.thumbnail()
+        except ImageFileMissing:
+            return None
+
+    def __repr__(self) -> str:
+        label = "" if self.label is None else f", {self.label}"
+        return f"image {self.image_id} ({self.key}{label}) of run {self._run.name!r}"
+
+    def _repr_png_(self) -> bytes | None:
+        (webp,) = self._run.pictures.thumbnails([self.row])
+        if webp is None:
+            return None
+        from io import BytesIO
+
+        buffer = BytesIO()
+        self.thumbnail().save(buffer, "PNG")
+        return buffer.getvalue()

@@ -1,0 +1,168 @@
+"""Texts in a run's joint space: stored embeddings first, the text tower only for new ones."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..schema.errors import LensbaseError, TextNotStored, UnknownPool
+from ..schema.layout import Layout
+from ..schema.snapshot import read_pool_vectors
+from .console import Console
+
+if TYPE_CHECKING:
+    from ..ingest.models import LoadedModel
+
+F32 = npt.NDArray[np.float32]
+
+_POOLS_KEPT = 4  # in memory at once; the thesis' largest has 30,000 texts, 60 MB
+
+
+@dataclass(frozen=True, eq=False)
+class StoredPool:
+    """A pool as the run's model sees it: unit vectors [texts, d'] in the order of its texts."""
+
+    pool_id: int
+    name: str
+    vectors: F32
+
+    @cached_property
+    def mean(self) -> npt.NDArray[np.float64]:
+        """The mean of all vectors [d']."""
+        return self.vectors.mean(axis=0, dtype=np.float64)
+
+
+class RunTexts:
+    """Embeds texts with the model of one run."""
+
+    def __init__(self, console: Console, layout: Layout, run: Mapping[str, Any]) -> None:
+        self._console = console
+        self._layout = layout
+        self._run = run
+        self._pools: dict[str, StoredPool] = {}
+        self._model: LoadedModel | None = None
+        self._loading = threading.Lock()
+
+    def pool(self, name: str | None = None) -> StoredPool:
+        """A pool that the run's model has embedded, by default the run's default pool.
+
+        Raises `UnknownPool`.
+        """
+        wanted = self._run["default_pool"] if name is None else name
+        if wanted in self._pools:
+            return self._pools[wanted]
+        embedded = self._embedded
+        if wanted not in embedded:
+            raise UnknownPool(self._no_pool(name, list(embedded)))
+        vectors = read_pool_vectors(self._layout, wanted, self._run["weights_sha256"])
+        pool = StoredPool(embedded[wanted], wanted, vectors)
+        while len(self._pools) >= _POOLS_KEPT:
+            self._pools.pop(next(iter(self._pools)), None)
+        self._pools[wanted] = pool
+        return pool
+
+    def texts_at(self, pool: StoredPool, positions: Sequence[int]) -> list[str]:
+        """The texts at some positions of a pool, in that order."""
+        found = self._console.rows(
+            "SELECT position, text FROM text WHERE pool_id = ? "
+            "AND position IN (SELECT unnest(?::INTEGER[]))",
+            [pool.pool_id, list(positions)],
+        )
+        known = dict(found)
+        return [known[position] for position in positions]
+
+    def encode(self, texts: Sequence[str]) -> F32:
+        """Unit-length embeddings [n, d'] of texts; raises `TextNotStored`."""
+        found = self._stored(texts)
+        new = [text for text in dict.fromkeys(texts) if text not in found]
+        if new:
+            found |= dict(zip(new, self._encode_new(new), strict=True))
+        out = np.empty((len(texts), self._run["embed_dim"]), np.float32)
+        for place, text in enumerate(texts):
+            out[place] = found[text]
+        return out
+
+    @cached_property
+    def _embedded(self) -> dict[str, int]:
+        """Ids of the pools that the run's model has embedded, by name."""
+        return dict(
+            self._console.rows(
+                "SELECT p.name, p.pool_id FROM pool p JOIN pool_model m USING (pool_id) "
+                "WHERE m.model_id = ? ORDER BY p.pool_id",
+                [self._run["model_id"]],
+            )
+        )
+
+    def _stored(self, texts: Sequence[str]) -> dict[str, F32]:
+        names = {number: name for name, number in self._embedded.items()}
+        places = self._console.rows(
+            "SELECT text, min_by(pool_id, (pool_id, position)) AS pool, "
+            "min_by(position, (pool_id, position)) AS position FROM text "
+            "WHERE text IN (SELECT unnest(?::VARCHAR[])) "
+            "AND pool_id IN (SELECT unnest(?::INTEGER[])) GROUP BY text",
+            [_encodable(texts), list(names)],
+        )
+        return {text: self.pool(names[number]).vectors[at] for text, number, at in places}
+
+    def _encode_new(self, texts: list[str]) -> F32:
+        try:
+            return self._loaded().encode_text(texts)
+        except ImportError as error:
+            raise self._not_stored(texts[0], f"{error.name or 'torch'} is not installed") from error
+        except LensbaseError as error:
+            raise self._not_stored(texts[0], str(error)) from error
+
+    def _loaded(self) -> LoadedModel:
+        with self._loading:
+            if self._model is None:
+                if self._run["model_source"] == "module":
+                    msg = "it was ingested from a module in memory, which no store can load again"
+                    raise TextNotStored(msg)
+                from ..ingest.models import load_model
+
+                model = load_model(self._run["model_name"], pretrained=self._run["pretrained"])
+                if model.info.weights_sha256 != self._run["weights_sha256"]:
+                    msg = (
+                        f"the weights found are {model.info.weights_sha256[:12]}, "
+                        f"those of the run {self._run['weights_sha256'][:12]}"
+                    )
+                    raise TextNotStored(msg)
+                self._model = model
+        return self._model
+
+    def _not_stored(self, text: str, reason: str) -> TextNotStored:
+        near = self._console.rows(
+            "SELECT text FROM (SELECT DISTINCT text FROM text "
+            "WHERE pool_id IN (SELECT unnest(?::INTEGER[]))) "
+            "ORDER BY jaro_winkler_similarity(lower(text), lower(?)) DESC, text LIMIT 3",
+            [list(self._embedded.values()), _encodable([text])[0] if _encodable([text]) else ""],
+        )
+        listed = ", ".join(repr(one) for (one,) in near)
+        stored = f"The nearest stored texts are {listed}. " if near else "No text is stored yet. "
+        msg = (
+            f"{text!r} is not stored, and the model of run {self._run['name']!r} cannot be loaded "
+            f"to embed it ({reason}). {stored}`lensbase pool add {self._layout.root} FILE --name "
+            "NAME`, where the model is at hand, stores the texts of a file, one a line."
+        )
+        return TextNotStored(msg)
+
+    def _no_pool(self, name: str | None, embedded: list[str]) -> str:
+        how = f"`lensbase pool add {self._layout.root} FILE --name NAME` adds one."
+        if name is None:
+            return f"run {self._run['name']!r} has no text pool; {how}"
+        listed = ", ".join(embedded) or "none"
+        return (
+            f"the model of run {self._run['name']!r} has embedded no pool {name!r}; "
+            f"it has embedded: {listed}. {how}"
+        )
+
+
+def _encodable(texts: Sequence[str]) -> list[str]:
+    """Those texts that can be stored at all: lone surrogates have no UTF-8."""
+    return [text for text in texts if text == text.encode(errors="replace").decode()]
