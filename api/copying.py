@@ -56,12 +56,12 @@ def copy_store(
         for run in snapshot.run_rows():
             if run["name"] not in chosen:
                 drop_run(layout, run["name"])
+        _copy_pools(snapshot, layout)
         for run in chosen.values():
             if where is None:
                 _copy_files(snapshot, layout, run, without=without)
             else:
                 _rewrite(snapshot, layout, run, where=where, without=without)
-        _copy_pools(snapshot, layout)
         partial.replace(target)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)

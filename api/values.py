@@ -66,7 +66,9 @@ class Values:
             else pd.MultiIndex.from_product(keys, names=names)
         )
         named = self.components if self.values.ndim == 2 else None
-        return pd.DataFrame(self.values.reshape(len(index), self.shape[-1]), index=index, columns=named)
+        return pd.DataFrame(
+            self.values.reshape(len(index), self.shape[-1]), index=index, columns=named
+        )
 
     def _keys(self) -> Any:
         if self.texts is not None:

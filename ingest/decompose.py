@@ -86,6 +86,12 @@ class Decomposer:
         self._to_joint = [
             (_out_weight(block).T @ scaled).to(self._dtype).contiguous() for block in tower.blocks
         ]
+        # float32 copies for the class token's row, where the blocks run in bfloat16.
+        self._exact_out = [
+            (block.out_weight.float(), None if block.out_bias is None else block.out_bias.float())
+            for block in tower.blocks
+            if self._dtype != torch.float32
+        ]
         self._out_bias = (torch.stack([_out_bias(b) for b in tower.blocks]) @ scaled).sum(0).float()
 
     @torch.inference_mode()
@@ -100,23 +106,25 @@ class Decomposer:
         stream = x[:, 0].float() if x.dtype != torch.float32 else None
         shape = (batch, tokens if kept.tokens else 1, tower.embed_dim)
         attended = x.new_zeros(shape, dtype=torch.float32)
-        values: list[Tensor] = []
-        token_weights: list[Tensor] = []
-        token_values: list[Tensor] = []
+        # Filled layer by layer: a view would keep the whole layer's activations alive.
+        heads = (tower.heads, width // tower.heads)
+        head_layers, token_layers = kept.head_layers, kept.head_token_layers
+        values = terms.new_empty((batch, len(head_layers), *heads))
+        token_weights = terms.new_empty((batch, len(token_layers), tower.heads, tokens))
+        token_values = terms.new_empty((batch, len(token_layers), tokens, *heads))
         for layer, block in enumerate(tower.blocks):
             last = layer == len(tower.blocks) - 1
             query, key, value = self._query_key_value(x, block, class_query_only=last)
             mixed = F.scaled_dot_product_attention(
                 query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
             ).transpose(1, 2)
-            u = mixed[:, 0].float()
-            if layer in kept.head_layers:
-                values.append(u)
+            if layer in head_layers:
+                values[:, head_layers.index(layer)] = mixed[:, 0]
             weight = _class_token_attention(query[:, 0], key)
             self._attend(attended, weight, value, layer)
-            if layer in kept.head_token_layers:
-                token_weights.append(weight.transpose(1, 2))
-                token_values.append(value.float())
+            if layer in token_layers:
+                token_weights[:, token_layers.index(layer)] = weight.transpose(1, 2)
+                token_values[:, token_layers.index(layer)] = value
             if last:
                 x = x[:, :1].contiguous()
             update = _scaled(
@@ -124,8 +132,7 @@ class Decomposer:
             )
             term = update[:, 0]
             if stream is not None:
-                out_bias = None if block.out_bias is None else block.out_bias.float()
-                term = F.linear(u.flatten(1), block.out_weight.float(), out_bias)
+                term = F.linear(mixed[:, 0].flatten(1).float(), *self._exact_out[layer])
                 term = _scaled(term, block.scale_1)
             terms[:, 2 * layer + 1] = term
             _advance(x, update, stream, terms[:, 2 * layer + 1])
@@ -133,7 +140,17 @@ class Decomposer:
             terms[:, 2 * layer + 2] = update[:, 0]
             _advance(x, update, stream, terms[:, 2 * layer + 2])
         final = x[:, 0] if stream is None else stream
-        return self._project(final, terms, attended, (tokens, values, token_weights, token_values))
+        parts = self._project(final, terms, attended, tokens=tokens)
+        return Decomposition(
+            representation=parts["representation"],
+            layer=parts["layer"],
+            cls_token=parts["attended"][:, 0],
+            scale=parts["scale"],
+            token=parts["attended"][:, 1:] if kept.tokens else None,
+            head_value=values,
+            head_token_weight=token_weights if token_layers else None,
+            head_token_value=token_values if token_layers else None,
+        )
 
     def _query_key_value(
         self, x: Tensor, block: Block, *, class_query_only: bool
@@ -165,14 +182,10 @@ class Decomposer:
             flat.add_(shares @ self._to_joint[layer])
 
     def _project(
-        self,
-        final: Tensor,
-        terms: Tensor,
-        attended: Tensor,
-        parts: tuple[int, list[Tensor], list[Tensor], list[Tensor]],
-    ) -> Decomposition:
+        self, final: Tensor, terms: Tensor, attended: Tensor, *, tokens: int
+    ) -> dict[str, Tensor]:
+        """Take the sums in R^d through the last norm and P, each with its share of the constant."""
         tower = self._tower
-        tokens, values, token_weights, token_values = parts
         batch, count, width = terms.shape
         variance, mu = torch.var_mean(final, dim=1, correction=0)
         sigma = (variance + tower.norm.eps).sqrt()
@@ -187,17 +200,12 @@ class Decomposer:
         residual = (layer.sum(1) - representation).norm(dim=1) / norm
         share = self._out_bias / sigma[:, None] + constant * (len(tower.blocks) / count)
         attended = attended.div_(sigma[:, None, None]).add_(share[:, None] / tokens)
-        heads = (tower.heads, width // tower.heads)
-        return Decomposition(
-            representation=representation,
-            layer=layer,
-            cls_token=attended[:, 0],
-            head_value=torch.stack(values, 1) if values else terms.new_empty((batch, 0, *heads)),
-            scale=torch.stack((mu, sigma, norm, residual), 1),
-            token=attended[:, 1:] if self.kept.tokens else None,
-            head_token_weight=torch.stack(token_weights, 1) if token_weights else None,
-            head_token_value=torch.stack(token_values, 1) if token_values else None,
-        )
+        return {
+            "representation": representation,
+            "layer": layer,
+            "attended": attended,
+            "scale": torch.stack((mu, sigma, norm, residual), 1),
+        }
 
 
 def head_basis(visual: nn.Module, head_layers: Sequence[int]) -> npt.NDArray[np.float32]:
@@ -278,7 +286,7 @@ def _mlp(normed: Tensor, block: Block) -> Tensor:
 
 def _class_token_attention(query: Tensor, key: Tensor) -> Tensor:
     """Attention of the class token's query [B, H, e] over k [B, T+1, H, e]: [B, T+1, H]."""
-    scores = (key.float() * query.float()[:, None]).sum(-1)
+    scores = (key * query[:, None]).sum(-1, dtype=torch.float32)
     return torch.softmax(scores * query.shape[-1] ** -0.5, dim=1)
 
 

@@ -142,16 +142,19 @@ def publishing(layout: Layout) -> Iterator[Draft]:
             if published:
                 shutil.copyfile(layout.catalog(published), path)
             engine = open_engine(path)
-            with Session(engine) as session:
-                if not published:
-                    tables.metadata.create_all(session.connection())
-                    session.add(_first_info())
-                connection = session.connection().connection.driver_connection
-                assert connection is not None
-                draft = Draft(generation, session, connection)
-                yield draft
-                summary = _seal(draft)
-            engine.dispose()
+            try:
+                with Session(engine) as session:
+                    if not published:
+                        tables.metadata.create_all(session.connection())
+                        session.add(_first_info())
+                    connection = session.connection().connection.driver_connection
+                    assert connection is not None
+                    draft = Draft(generation, session, connection)
+                    yield draft
+                    summary = _seal(draft)
+            finally:
+                # A file left open would be served again under the next one of this name.
+                engine.dispose()
             path.chmod(0o444)
             durable.sync_file(path)
             durable.write_json(layout.snapshot_of(generation), summary)

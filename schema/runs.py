@@ -61,7 +61,8 @@ def uncommit_segments(layout: Layout, name: str, segments: Sequence[int]) -> Non
                        WHERE run_id = ? AND "row" >= ? AND "row" < ?""",
                     [run.run_id, rows.first_row, rows.first_row + rows.rows],
                 )
-            sync_directory(layout.segment_dir(run.folder))
+            if layout.segment_dir(run.folder).exists():
+                sync_directory(layout.segment_dir(run.folder))
             for table in _DERIVED:
                 draft.session.execute(delete(table).where(table.run_id == run.run_id))
             draft.connection.execute("DELETE FROM head_effect WHERE run_id = ?", [run.run_id])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-# OpenMP's threads wait for each other in loops: on shared cores one is several times faster than two.
+# OpenMP threads wait for each other in loops: on shared cores one is faster than two.
 # Set before torch is imported; child processes inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -43,3 +43,23 @@ def cifar10() -> Path:
 def text_pools() -> Path:
     """A folder of text pools, one text a line."""
     return _shared("text-pools")
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 150 scenes of the embedded world, with `manifest.csv`."""
+    from lensbase.ingest.world.dataset import write_scenes
+
+    folder = tmp_path_factory.mktemp("scenes")
+    write_scenes(folder, count=150, seed=3)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def world_store(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with run `r`: these scenes through the shipped CLIP. Copy it before changing it."""
+    from world_store import ingest_scenes
+
+    path = tmp_path_factory.mktemp("store") / "s.lens"
+    assert ingest_scenes(scenes, path).complete
+    return path

@@ -73,6 +73,9 @@ def test_a_failing_draft_publishes_nothing(layout: Layout) -> None:
     assert current_generation(layout) == 1
     assert _images(layout) == 0
     assert sorted(path.name for path in layout.catalogs.iterdir()) == ["000001"]
+    # DuckDB would serve the failed draft's file again, were it left open.
+    _add_image(layout)
+    assert _images(layout) == 1
 
 
 def test_two_generations_are_kept(layout: Layout) -> None:

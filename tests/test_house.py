@@ -8,7 +8,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -144,12 +143,16 @@ def test_the_query_side_works_where_torch_is_not_installed() -> None:
 
 
 def test_importing_the_api_takes_under_half_a_second() -> None:
-    # The whole process, interpreter included; the best of five, because cores are shared.
-    seconds: list[float] = []
-    for _ in range(5):
-        start = time.perf_counter()
-        subprocess.run([sys.executable, "-c", "import lensbase.api"], check=True)
-        seconds.append(time.perf_counter() - start)
+    # Processor seconds of the whole process, interpreter included, because cores are shared: on a
+    # free one that is the time it takes.
+    measure = (
+        "import lensbase.api, resource; used = resource.getrusage(resource.RUSAGE_SELF); "
+        "print(used.ru_utime + used.ru_stime)"
+    )
+    command = [sys.executable, "-c", measure]
+    seconds = [
+        float(subprocess.run(command, check=True, capture_output=True).stdout) for _ in range(5)
+    ]
     assert min(seconds) < 0.5, f"best of five: {min(seconds):.3f} s"
 
 
@@ -217,6 +220,18 @@ def decorators(node: Function) -> set[str]:
     return {ast.unparse(item).split(".")[-1] for item in called}
 
 
+def commands() -> set[str]:
+    """Functions made commands by a call, `app.command("info")(looking.info)`: module and name."""
+    return {
+        f"{path.stem}.{ast.unparse(item)}".split(".", 1)[isinstance(item, ast.Attribute)]
+        for path in modules("api")
+        for node in ast.walk(parsed(path))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Call)
+        if ast.unparse(node.func.func).endswith((".callback", ".command"))
+        for item in node.args
+    }
+
+
 def public(path: Path) -> Iterator[tuple[str, Function | ast.ClassDef, bool]]:
     """Public functions, classes and their methods: dotted name, node, whether it is a method."""
     if path.stem.startswith("_") and path.stem != "__init__":
@@ -275,10 +290,12 @@ def test_public_functions_are_annotated() -> None:
 
 def test_public_functions_have_at_most_three_positional_parameters() -> None:
     offenders: list[str] = []
+    from_the_shell = commands()  # where a command line gives every parameter its name
     for path in modules(*ROOMS):
         for name, node, method in public(path):
-            # A command's parameters come from the shell, where order is the usual thing.
             if isinstance(node, ast.ClassDef) or decorators(node) & {"callback", "command"}:
+                continue
+            if f"{path.stem}.{name}" in from_the_shell:
                 continue
             positional, _ = parameters(node, method=method)
             if len(positional) > 3:

@@ -14,57 +14,24 @@ import numpy as np
 import pytest
 import torch
 from broken_images import write_broken_images
+from world_store import POOL, ingest_scenes, store_bytes
 
 from lensbase.api import open_store
 from lensbase.api.verify import forget_damaged, verify
 from lensbase.ingest.job import ingest
 from lensbase.ingest.models import load_model
-from lensbase.ingest.pools import TextPool
-from lensbase.ingest.world.dataset import write_scenes
 from lensbase.schema.errors import RunBusy, RunMismatch
 from lensbase.schema.layout import Layout
 from lensbase.schema.locks import lock_segments
 from lensbase.schema.manifest import committed_segments
 
-POOL = TextPool("few", ("a red circle", "a blue square", "an object on water", "two objects"))
 
-
-@pytest.fixture(scope="module")
-def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("scenes")
-    write_scenes(folder, count=150, seed=3)
-    return folder
-
-
-def _ingest(scenes: Path, store: Path, **options: object) -> object:
-    settings = {
-        "model": "world",
-        "run": "r",
-        "heads": "all",
-        "head_tokens": "last:2",
-        "pool": POOL,
-        "workers": 0,
-        "batch_size": 20,
-        "threads": 1,
-        "segment_rows": 64,
-    }
-    return ingest(scenes / "manifest.csv", store, **(settings | options))
-
-
-@pytest.fixture(scope="module")
-def store(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("store") / "s.lens"
-    done = _ingest(scenes, path)
-    assert (done.images, done.rejected, done.complete) == (150, 0, True)
-    return path
-
-
-def test_the_representation_is_the_models_own(scenes: Path, store: Path) -> None:
+def test_the_representation_is_the_models_own(scenes: Path, world_store: Path) -> None:
     """To 1e-5 of its length, for 40 images read by their paths."""
     from PIL import Image
 
     model = load_model("world")
-    with open_store(store) as opened:
+    with open_store(world_store) as opened:
         run = opened.run()
         keys = [row["key"] for row in run.images.rows()[:40]]
         stored = run.representation(keys).values
@@ -75,22 +42,22 @@ def test_the_representation_is_the_models_own(scenes: Path, store: Path) -> None
     assert off.max() < 1e-5
 
 
-def test_all_terms_add_up(store: Path) -> None:
+def test_all_terms_add_up(world_store: Path) -> None:
     """1e-5 before storage, 2e-3 from the stored float16, of every image."""
-    with open_store(store) as opened:
+    with open_store(world_store) as opened:
         run = opened.run()
         whole, layers = run.representation().values, run.layer_effects().values
         before = opened.sql("SELECT max(max_residual) AS worst FROM segments").rows()[0]["worst"]
     off = np.linalg.norm(layers.astype(np.float64).sum(1) - whole, axis=1)
     assert (off / np.linalg.norm(whole, axis=1)).max() < 2e-3
     assert before < 1e-5
-    report = verify(store, level="model", sample=20)
+    report = verify(world_store, level="model", sample=20)
     assert report.ok, str(report)
     assert report.checked["images recomputed"] == 20
 
 
-def test_kept_facts_and_texts(store: Path) -> None:
-    with open_store(store) as opened:
+def test_kept_facts_and_texts(world_store: Path) -> None:
+    with open_store(world_store) as opened:
         facts = opened.sql("SELECT count(*) AS n FROM head_effects").rows()[0]["n"]
         run = opened.run()
         heads = len(run.heads.rows())
@@ -103,37 +70,37 @@ def test_kept_facts_and_texts(store: Path) -> None:
         ]
 
 
-def test_the_same_command_again_changes_nothing(scenes: Path, store: Path) -> None:
-    before = _bytes(store)
-    assert _ingest(scenes, store).complete
-    assert _bytes(store) == before
+def test_the_same_command_again_changes_nothing(scenes: Path, world_store: Path) -> None:
+    before = store_bytes(world_store)
+    assert ingest_scenes(scenes, world_store).complete
+    assert store_bytes(world_store) == before
 
 
-def test_other_settings_are_refused_by_name(scenes: Path, store: Path) -> None:
+def test_other_settings_are_refused_by_name(scenes: Path, world_store: Path) -> None:
     with pytest.raises(RunMismatch, match="tokens True, now False"):
-        _ingest(scenes, store, tokens=False)
+        ingest_scenes(scenes, world_store, tokens=False)
     with pytest.raises(RunMismatch, match="150 images, now 10 other"):
-        _ingest(scenes, store, limit=10)
+        ingest_scenes(scenes, world_store, limit=10)
     with pytest.raises(RunMismatch, match="batch_size 20, now 21"):
-        _ingest(scenes, store, batch_size=21)
+        ingest_scenes(scenes, world_store, batch_size=21)
 
 
-def test_parts_make_the_same_bytes(scenes: Path, store: Path, tmp_path: Path) -> None:
+def test_parts_make_the_same_bytes(scenes: Path, world_store: Path, tmp_path: Path) -> None:
     parts = tmp_path / "parts.lens"
-    assert not _ingest(scenes, parts, part=(2, 2)).complete
+    assert not ingest_scenes(scenes, parts, part=(2, 2)).complete
     assert committed_segments(Layout(parts), "r") == [1]
-    assert _ingest(scenes, parts, part=(1, 2)).complete
-    assert _bytes(parts) == _bytes(store)
+    assert ingest_scenes(scenes, parts, part=(1, 2)).complete
+    assert store_bytes(parts) == store_bytes(world_store)
 
 
 def test_a_second_writer_is_refused(scenes: Path, tmp_path: Path) -> None:
     path = tmp_path / "busy.lens"
-    _ingest(scenes, path, part=(1, 3))
+    ingest_scenes(scenes, path, part=(1, 3))
     with (
         lock_segments(Layout(path).run_lock("r"), "r", [1]),
         pytest.raises(RunBusy, match="another process is writing run 'r'"),
     ):
-        _ingest(scenes, path)
+        ingest_scenes(scenes, path)
 
 
 def test_broken_images_are_rejected_rows(scenes: Path, tmp_path: Path) -> None:
@@ -159,43 +126,32 @@ def test_broken_images_are_rejected_rows(scenes: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("harm", ["flip", "empty", "remove"])
 def test_damage_is_found_named_and_redone(
-    scenes: Path, store: Path, tmp_path: Path, harm: str
+    scenes: Path, world_store: Path, tmp_path: Path, harm: str
 ) -> None:
     path = tmp_path / "harmed.lens"
-    shutil.copytree(store, path, symlinks=True)
+    shutil.copytree(world_store, path, symlinks=True)
     shard = next((path / "runs/r/layer/c/1").rglob("0"))
     while shard.is_dir():
         shard = next(shard.iterdir())
-    data = bytearray(shard.read_bytes())
+    data = bytearray(shard.readstore_bytes())
     if harm == "remove":
         shard.unlink()
     else:
         data[1000] ^= 1
-        shard.write_bytes(data if harm == "flip" else b"")
+        shard.writestore_bytes(data if harm == "flip" else b"")
     report = verify(path, level="checksums")
     assert [(one.run, one.segment) for one in report.problems] == [("r", 1)]
     assert "--forget" in report.problems[0].remedy
     assert forget_damaged(path, report) == [("r", 1)]
-    assert _ingest(scenes, path).complete
+    assert ingest_scenes(scenes, path).complete
     assert verify(path).ok
-    assert _bytes(path) == _bytes(store)
-
-
-def _bytes(store: Path) -> dict[str, bytes]:
-    """Every array, manifest and row file of a store; catalogues hold times, so not them."""
-    return {
-        file.relative_to(store).as_posix(): file.read_bytes()
-        for kind in ("runs", "segments", "thumbnails", "pools")
-        for file in sorted((store / kind).rglob("*"))
-        if file.is_file()
-    }
+    assert store_bytes(path) == store_bytes(world_store)
 
 
 KILLED = """
 import sys
 from pathlib import Path
 from lensbase.ingest.job import ingest
-from lensbase.ingest.pools import TextPool
 ingest(Path(sys.argv[1]) / "manifest.csv", sys.argv[2], model="world", run="r", heads="all",
        head_tokens="last:2", pool=TextPool("few", tuple(sys.argv[3].split("|"))), workers=1,
        batch_size=20, threads=1, segment_rows=64)
@@ -209,7 +165,7 @@ def _kill_and_resume(scenes: Path, path: Path, *, kills: int) -> None:
     started = time.monotonic()
     subprocess.run(script, check=True, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""})
     whole = time.monotonic() - started
-    undisturbed = _bytes(path)
+    undisturbed = store_bytes(path)
     for _ in range(kills):
         if len(committed_segments(Layout(path), "r")) == 3:
             shutil.rmtree(path)
@@ -222,7 +178,7 @@ def _kill_and_resume(scenes: Path, path: Path, *, kills: int) -> None:
         process.wait()
         _read_consistently(path)
     subprocess.run(script, check=True, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""})
-    assert _bytes(path) == undisturbed
+    assert store_bytes(path) == undisturbed
     assert verify(path).ok
 
 

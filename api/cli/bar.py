@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -13,14 +13,14 @@ _FORMAT = "{percentage:3.0f}% |{bar}| {n_fmt} of {total_fmt} images, {rate_fmt},
 
 
 @contextmanager
-def image_bar() -> Iterator[Callable[[int, int], None]]:
+def image_bar() -> Generator[Callable[[int, int], None]]:
     """Give a function that is told (images done, images in all) and shows it.
 
     Images that were there at the first call do not count towards the rate.
     """
     from tqdm import tqdm
 
-    bar: tqdm[None] | None = None
+    bar: tqdm[NoReturn] | None = None
 
     def tell(done: int, total: int) -> None:
         nonlocal bar

@@ -33,6 +33,7 @@ def demo(
     if _is_complete(store):
         guide.say(f"{store} is there already, made by this line:")
         guide.show(line)
+        typer.echo()
     else:
         guide.say("One pass of the CLIP over all of them, keeping every head and every token:")
         guide.shell(line)

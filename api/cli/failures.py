@@ -50,7 +50,7 @@ class CommandLine(TyperGroup):
 
 def one_line(message: str) -> str:
     """A message without line breaks, and without the excerpt that DuckDB points into."""
-    return " ".join(re.sub(r"\n+LINE \d+:.*\n\s*\^", "", message).split())
+    return " ".join(re.sub(r"\n+LINE \d+:.*\n[\s^]*", "\n", message).split())
 
 
 def _say(message: str) -> None:

@@ -20,7 +20,7 @@ class Guide:
 
     def say(self, text: str) -> None:
         """Print a paragraph."""
-        typer.echo(f"\n{fill(' '.join(text.split()), _WIDTH)}\n")
+        typer.echo(f"{fill(' '.join(text.split()), _WIDTH)}\n")
 
     def show(self, line: str) -> None:
         """Show a command, which may span several lines, without running it."""
@@ -37,6 +37,7 @@ class Guide:
         code = get_command(app).main(arguments, prog_name=program, standalone_mode=False)
         if code:
             raise typer.Exit(code)
+        typer.echo()
 
     def python(self, source: str) -> None:
         """Show Python statements and run them; print what the last one gives, as Python does."""
@@ -51,6 +52,7 @@ class Guide:
                     typer.echo(repr(value))
             else:
                 exec(text, self.names)
+        typer.echo()
 
 
 def _show(text: str, first: str, further: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, cast
@@ -89,7 +89,7 @@ def image_named(name: str) -> int | str:
 
 
 @contextmanager
-def _opened(store: Path, head: str, run: str | None) -> Iterator[HeadView]:
+def _opened(store: Path, head: str, run: str | None) -> Generator[HeadView]:
     named, _ = split_run(head)
     with open_store(store) as opened:
         yield opened.run(run or named).head(head)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections import Counter
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 
 from ...schema.errors import LensbaseError
@@ -13,6 +13,10 @@ from .guide import Guide
 
 _HEADS = 3
 _TEXTS = 5
+_TOP = 50
+_SEVERAL = "several"  # attributes in one text
+_FIRST_TEXTS = """SELECT component, text, explained_variance, variance
+    FROM head_texts JOIN heads USING (run, component) WHERE rank <= ? ORDER BY component, rank"""
 
 
 @dataclass(frozen=True)
@@ -44,38 +48,35 @@ def take_tour(guide: Guide, store: Path, *, picture: Path) -> None:
     )
     listed = ", ".join(f"{head.address} ({head.topic})" for head in heads)
     guide.say(
-        f"{len(heads)} that vary much and tell different things apart: {listed}. TEXTSPAN says "
-        "which texts span what a head writes, and how much of its variance they explain:"
+        f"Heads that speak mostly of one thing, each of another: {listed}. TEXTSPAN names the "
+        "texts that span what a head writes, and how much of its variance they explain:"
     )
     for head in heads:
         guide.shell(f"lensbase head texts {place} {head.address} -m {_TEXTS}")
-    first = heads[0]
+    head = heads[0]
     guide.say(
-        f"The scenes in which {first.address} writes most along its first text about {first.topic}:"
+        f"The scenes in which {head.address} writes most along its first text about {head.topic}:"
     )
-    guide.python(f"top = clip.head({first.address!r}).top_images({first.text!r}, k=100)\ntop[:5]")
+    guide.python(f"top = clip.head({head.address!r}).top_images({head.text!r}, k={_TOP})\ntop[:5]")
     guide.say(
-        f"The demonstration knows the truth about its scenes. The {first.topic} of those 100 "
-        "(of a scene's first object, where there are several):"
+        f"The demonstration knows the truth about its scenes: their {head.topic}, counted over "
+        f"those {_TOP} and over all{_of_which(head.topic)}:"
     )
     guide.python(
-        f'store.sql("""SELECT {first.topic}, count(*) AS scenes FROM images\n'
-        'WHERE list_contains(?, image_id) GROUP BY ALL ORDER BY scenes DESC LIMIT 5""",\n'
-        '[top["image_id"].tolist()])'
+        f'store.sql("""SELECT {head.topic}, count(*) AS of_all,\n'
+        f"  count(*) FILTER (list_contains(?, image_id)) AS of_{_TOP}\n"
+        f'FROM images GROUP BY ALL ORDER BY of_{_TOP} DESC LIMIT 5""", [top["image_id"].tolist()])'
     )
-    guide.say(f"How much {first.address} writes into a scene, by {first.topic}, from SQL alone:")
+    guide.say(f"How much {head.address} writes into a scene, by {head.topic}, from SQL alone:")
     guide.shell(
-        f'lensbase sql {place} "SELECT {first.topic}, count(*) AS scenes,\n'
+        f'lensbase sql {place} "SELECT {head.topic}, count(*) AS scenes,\n'
         "  avg(norm) AS mean_norm, avg(share) AS mean_share\n"
         "FROM head_effects JOIN images USING (run, image_id)\n"
-        f"WHERE component = '{first.address}' GROUP BY ALL ORDER BY mean_share DESC LIMIT 5\""
+        f"WHERE component = '{head.address}' GROUP BY ALL ORDER BY mean_share DESC LIMIT 5\""
     )
     image, text = _scene_and_text(opened)
     guide.say(f"Where in scene {image} the tokens write {text!r}:")
-    guide.shell(
-        f"lensbase image heatmap {place} {image} {shlex.quote(text)}"
-        f" -o {shlex.quote(str(picture))}".replace("'", '"')
-    )
+    guide.shell(f'lensbase image heatmap {place} {image} "{text}" -o {shlex.quote(str(picture))}')
     guide.say(
         "All of this came from the store: no model was loaded to answer. Next: your own images, "
         "`lensbase ingest --help`; every view and column, "
@@ -84,29 +85,39 @@ def take_tour(guide: Guide, store: Path, *, picture: Path) -> None:
 
 
 def topic_heads(store: Store, *, heads: int = _HEADS) -> list[TopicHead]:
-    """The heads that vary most among those whose texts mostly speak of one attribute.
+    """Heads whose texts speak of one attribute of the scenes, each of another.
 
-    Each of another attribute; fewer where fewer attributes have a head. Raises `LensbaseError`
-    where there is none.
+    First those with the most variance along such texts. Raises `LensbaseError` where no head
+    has half of what its texts explain along texts about one attribute.
     """
     from ...ingest.world.pool import text_attribute
 
+    explained: dict[str, dict[str, float]] = {}
+    first: dict[tuple[str, str], str] = {}
+    variance: dict[str, float] = {}
+    for row in store.sql(_FIRST_TEXTS, [_TEXTS]):
+        head, topic = row["component"], text_attribute(row["text"]) or _SEVERAL
+        variance[head] = row["variance"]
+        shares = explained.setdefault(head, {})
+        shares[topic] = shares.get(topic, 0.0) + row["explained_variance"]
+        first.setdefault((head, topic), row["text"])
+    told: list[tuple[float, TopicHead]] = []
+    for head, shares in explained.items():
+        topic, share = max(shares.items(), key=itemgetter(1))
+        if topic != _SEVERAL and 2 * share >= sum(shares.values()):
+            told.append((variance[head] * share, TopicHead(head, topic, first[head, topic])))
     found: dict[str, TopicHead] = {}
-    for row in store.sql("SELECT component, texts FROM heads ORDER BY variance DESC"):
-        topics = [(text, text_attribute(text)) for text in row["texts"] or ()]
-        counted = Counter(topic for _, topic in topics if topic is not None)
-        if not counted:
-            continue
-        topic, texts = counted.most_common(1)[0]
-        if 2 * texts > len(topics) and topic not in found:
-            text = next(text for text, about in topics if about == topic)
-            found[topic] = TopicHead(row["component"], topic, text)
-        if len(found) == heads:
-            break
+    for _, head in sorted(told, key=itemgetter(0), reverse=True):
+        found.setdefault(head.topic, head)
     if not found:
         msg = f"no head of {store.path} has texts that speak mostly of one attribute."
         raise LensbaseError(msg)
-    return list(found.values())
+    return list(found.values())[:heads]
+
+
+def _of_which(topic: str) -> str:
+    of_scenes = ("background", "count")
+    return "" if topic in of_scenes else " (that of the first object, where there are several)"
 
 
 def _scene_and_text(store: Store) -> tuple[int, str]:

@@ -1,0 +1,78 @@
+"""Copies: of all, of some images, without the large arrays; whole or not there at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from world_store import store_bytes
+
+from lensbase.api import open_store
+from lensbase.api.copying import copy_store
+from lensbase.api.verify import verify
+from lensbase.schema.errors import (
+    BadQuestion,
+    BadSelection,
+    NotAStore,
+    TokensNotStored,
+    UnknownRun,
+)
+
+
+def test_a_whole_copy_has_the_same_bytes(world_store: Path, tmp_path: Path) -> None:
+    copy = copy_store(world_store, tmp_path / "copy.lens")
+    assert store_bytes(copy) == store_bytes(world_store)
+    assert verify(copy, level="checksums").ok
+
+
+def test_a_copy_of_some_images_answers_as_the_original_does(
+    world_store: Path, tmp_path: Path
+) -> None:
+    """Contributions are equal; TEXTSPAN is that of the same images in the original."""
+    copy = copy_store(world_store, tmp_path / "copy.lens", where="background = 'water'")
+    assert verify(copy).ok
+    with open_store(world_store) as whole, open_store(copy) as part:
+        address = whole.run().heads.rows()[-1]["component"]
+        there, here = whole.run().head(address), part.run().head(address)
+        chosen = whole.run().representation(where="background = 'water'").image_ids
+        np.testing.assert_array_equal(part.run().representation().image_ids, chosen)
+        np.testing.assert_array_equal(
+            here.contribution().values, there.contribution(where="background = 'water'").values
+        )
+        expected = there.textspan(m=3, where="background = 'water'").rows()
+        assert [row["text"] for row in here.textspan(m=3).rows()] == [
+            row["text"] for row in expected
+        ]
+        labels = part.sql("SELECT DISTINCT background FROM images").rows()
+        assert labels == [{"background": "water"}]
+        assert part.run().thumbnail(int(chosen[0])).size
+
+
+@pytest.mark.parametrize("where", [None, "background <> 'water'"])
+def test_a_copy_without_tokens_says_so(
+    world_store: Path, tmp_path: Path, where: str | None
+) -> None:
+    copy = copy_store(
+        world_store, tmp_path / "copy.lens", where=where, without=["token", "head_token"]
+    )
+    assert verify(copy).ok
+    assert not list((copy / "runs" / "r").glob("*token_*"))
+    with open_store(copy) as opened, pytest.raises(TokensNotStored):
+        opened.run().image(opened.run().images.rows()[0]["key"]).heatmap("a red circle")
+    with open_store(world_store) as whole, open_store(copy) as opened:
+        assert opened.runs.rows()[0]["bytes"] < whole.runs.rows()[0]["bytes"] / 2
+
+
+def test_a_copy_that_fails_leaves_nothing(world_store: Path, tmp_path: Path) -> None:
+    with pytest.raises(UnknownRun, match="its runs: r"):
+        copy_store(world_store, tmp_path / "a.lens", runs=["other"])
+    with pytest.raises(BadQuestion, match="token, head_token, thumbnail"):
+        copy_store(world_store, tmp_path / "a.lens", without=["heads"])
+    with pytest.raises(BadSelection):
+        copy_store(world_store, tmp_path / "a.lens", where="no_such_column = 1")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "mine").write_text("mine")
+    with pytest.raises(NotAStore):
+        copy_store(world_store, tmp_path / "taken")
