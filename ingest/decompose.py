@@ -173,9 +173,9 @@ class Decomposer:
     def _attend(self, attended: Tensor, weight: Tensor, value: Tensor, layer: int) -> None:
         """Add P^T gamma W_O (alpha_i v_i), all heads at once, for the tokens in `attended`."""
         kept = attended.shape[1]
-        shares = (weight[:, :kept, :, None] * value[:, :kept]).to(self._dtype).flatten(2)
+        shares = weight[:, :kept, :, None].to(self._dtype) * value[:, :kept]
+        shares = shares.reshape(-1, shares.shape[2] * shares.shape[3])
         flat = attended.view(-1, attended.shape[2])
-        shares = shares.view(-1, shares.shape[2])
         if self._dtype == torch.float32:
             flat.addmm_(shares, self._to_joint[layer])
         else:

@@ -18,6 +18,7 @@ from open_clip.transformer import LayerNorm, LayerNormFp32
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.transforms import Normalize
 
 from ..schema.errors import PreprocessMissing, UnknownModel, UnsupportedModel
 from ..schema.records import ModelInfo
@@ -84,7 +85,6 @@ def load_model(
     if precision not in ("fp32", "bf16"):
         msg = f"precision {precision!r} is not offered; use 'fp32' or 'bf16'"
         raise UnsupportedModel(msg)
-    custom = preprocess
     if isinstance(name, nn.Module):
         _check_no_tag("a module", pretrained)
         source, model = "module", copy.deepcopy(_unwrapped(name))
@@ -103,7 +103,7 @@ def load_model(
     model = model.eval().requires_grad_(requires_grad=False)
     visual = image_tower(model)
     tower = read_tower(visual)
-    preprocessing = _preprocessing(visual, custom)
+    preprocessing = _preprocessing(visual, preprocess)
     preprocess = preprocess or _own_preprocess(visual)
     tokenizer = tokenizer or _own_tokenizer(model)
     info = ModelInfo(
@@ -160,12 +160,19 @@ def _unwrapped(model: nn.Module) -> nn.Module:
 
 def _preprocessing(visual: nn.Module, custom: Preprocess | None) -> dict[str, object]:
     """Describe how images reach the tower, in plain JSON that is the same every time."""
-    tower_size = [int(side) for side in cast("tuple[int, int]", visual.image_size)]
     cfg = cast("dict[str, Any] | None", getattr(visual, "preprocess_cfg", None))
     if custom is not None or cfg is None:
+        size = [int(side) for side in cast("tuple[int, int]", visual.image_size)]
         # Without its address in memory, which is another one every time.
-        described = re.sub(r" at 0x[0-9a-fA-F]+", "", repr(custom)) if custom else "world"
-        return {"size": tower_size, "transform": described}
+        described: dict[str, object] = {
+            "size": size,
+            "transform": re.sub(r" at 0x[0-9a-fA-F]+", "", repr(custom)),
+        }
+        for step in cast("list[object]", getattr(custom, "transforms", [])):
+            if isinstance(step, Normalize):
+                described["mean"] = [float(value) for value in cast("Any", step.mean)]
+                described["std"] = [float(value) for value in cast("Any", step.std)]
+        return described
     size = cfg["size"]
     return {
         "size": [size, size] if isinstance(size, int) else [int(side) for side in size],

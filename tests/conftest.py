@@ -1,4 +1,4 @@
-"""Shared data for the tests: real photographs and texts that are not part of the repository."""
+"""Fixtures that tests share: data from outside, scenes and a store of the embedded world."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from shared_data import cifar10, imagenet_samples, text_pools
 
 # OpenMP threads wait for each other in loops: on shared cores one is faster than two.
 # Set before torch is imported; child processes inherit it.
@@ -16,33 +17,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 settings.register_profile("lensbase", deadline=None)
 settings.load_profile("lensbase")
 
-ROOT = Path(__file__).resolve().parent.parent
-
-
-def _shared(name: str) -> Path:
-    folder = Path(os.environ.get("LENSBASE_DATA", ROOT.parent / "shared" / "data"))
-    path = folder / name
-    if not path.exists():
-        pytest.skip(f"no {name} under {folder}: set LENSBASE_DATA to the folder that holds it")
-    return path
-
-
-@pytest.fixture(scope="session")
-def imagenet_samples() -> Path:
-    """A folder of 1,000 ImageNet photographs, one a class, with `manifest.csv`."""
-    return _shared("imagenet-samples")
-
-
-@pytest.fixture(scope="session")
-def cifar10() -> Path:
-    """CIFAR-10's test set as one Parquet file: path, label, image (JPEG bytes)."""
-    return _shared("cifar10-test.parquet")
-
-
-@pytest.fixture(scope="session")
-def text_pools() -> Path:
-    """A folder of text pools, one text a line."""
-    return _shared("text-pools")
+__all__ = ["cifar10", "imagenet_samples", "text_pools"]
 
 
 @pytest.fixture(scope="session")

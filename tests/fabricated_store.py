@@ -79,10 +79,6 @@ class Truth:
         order = np.argsort(self.image_ids)
         return order[self.ok[order]]
 
-    def row(self, image_id: int) -> int:
-        """The row of an image."""
-        return int(np.flatnonzero(self.image_ids == image_id)[0])
-
 
 def fabricate(
     root: Path,

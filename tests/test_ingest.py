@@ -152,6 +152,7 @@ KILLED = """
 import sys
 from pathlib import Path
 from lensbase.ingest.job import ingest
+from lensbase.ingest.pools import TextPool
 ingest(Path(sys.argv[1]) / "manifest.csv", sys.argv[2], model="world", run="r", heads="all",
        head_tokens="last:2", pool=TextPool("few", tuple(sys.argv[3].split("|"))), workers=1,
        batch_size=20, threads=1, segment_rows=64)
@@ -199,6 +200,9 @@ def test_killed_and_resumed_gives_the_same_bytes(scenes: Path, tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_killed_twenty_times_and_resumed_gives_the_same_bytes(scenes: Path, tmp_path: Path) -> None:
+@pytest.mark.timeout(1500)
+def test_killed_twenty_times_and_resumed_gives_the_same_bytes(
+    scenes: Path, tmp_path: Path
+) -> None:
     kills = 5 if os.environ.get("LENSBASE_REDUCED") else 20
     _kill_and_resume(scenes, tmp_path / "killed.lens", kills=kills)
