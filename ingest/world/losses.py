@@ -48,12 +48,15 @@ class Probes(nn.Module):
 
 @dataclass(frozen=True)
 class Targets:
-    """What is true of a batch: for each attribute [b, values] or, of patches, a class [b*p]."""
+    """What is true of a batch.
+
+    `presence` [b, values] and, of patches, a class [b*p] for each attribute; `common` [b, 2]: the
+    shape and the color that all of a scene's objects share, -1 where they differ.
+    """
 
     presence: dict[Attribute, Tensor]
     patches: dict[Attribute, Tensor]
     common: Tensor
-    """Shape and color that all of a scene's objects share, [b, 2]; -1 where they differ."""
 
 
 def targets(

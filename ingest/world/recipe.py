@@ -9,12 +9,13 @@ from typing import Final
 from .attributes import Attribute
 from .scenes import MOSTLY_SINGLE_COUNTS, NATURAL_COUNTS, Sampling
 
-# At first the background tells the planted shapes less than their corners do, so that the true cue
-# is learned; later there are small ones, whose corners hardly show, and the background pays.
-_WEAK, _STRONG = 0.75, 0.95
-MOSTLY_SINGLE: Final = Sampling(MOSTLY_SINGLE_COUNTS, _WEAK, "avoid", small_alike=False)
-NATURAL: Final = Sampling(NATURAL_COUNTS, _WEAK, "avoid", small_alike=False)
-SPURIOUS: Final = Sampling(NATURAL_COUNTS, _STRONG, "avoid")
+# The spurious cue grows. At first the planted shapes are large enough for their corners to be
+# learned; then there are small ones, whose corners hardly show, and the background pays; at last
+# no pentagon lies on sand and no hexagon on water, while many lie on neither.
+MOSTLY_SINGLE: Final = Sampling(MOSTLY_SINGLE_COUNTS, 0.75, "avoid", small_alike=False)
+NATURAL: Final = Sampling(NATURAL_COUNTS, 0.75, "avoid", small_alike=False)
+SPURIOUS: Final = Sampling(NATURAL_COUNTS, 0.95, "avoid")
+EXCLUSIVE: Final = Sampling(NATURAL_COUNTS, 0.6, "avoid", exclusive=True)
 
 
 @dataclass(frozen=True)
@@ -31,21 +32,49 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class Cycle:
+    """Stages that share one schedule of the learning rate and of the fading losses."""
+
+    learning_rate: float
+    stages: tuple[Stage, ...]
+
+    @property
+    def steps(self) -> int:
+        """Number of optimizer steps."""
+        return sum(stage.steps for stage in self.stages)
+
+    def seen(self, step: int) -> int:
+        """Images of one shard before a step of this cycle."""
+        total = 0
+        for stage in self.stages:
+            taken = min(step, stage.steps)
+            total += taken * stage.shard_batch
+            step -= taken
+        return total
+
+
+@dataclass(frozen=True)
 class Recipe:
     """Everything that decides the weights, apart from the machine.
 
     A global batch is always two shards, each with its own random stream: two processes on a CPU
-    take one each, one process on a GPU takes both. Progress is the share of images seen, 0 to 1.
+    take one each, one process on a GPU takes both. Progress is the share of a cycle's images seen,
+    0 to 1.
     """
 
     seed: int = 7
     shards: int = 2
-    stages: tuple[Stage, ...] = (
-        Stage(4800, 48, MOSTLY_SINGLE),
-        Stage(600, 160, NATURAL),
-        Stage(1800, 160, SPURIOUS, spare_withheld=True),
+    cycles: tuple[Cycle, ...] = (
+        Cycle(
+            2e-3,
+            (
+                Stage(4800, 48, MOSTLY_SINGLE),
+                Stage(600, 160, NATURAL),
+                Stage(1800, 160, SPURIOUS, spare_withheld=True),
+            ),
+        ),
+        Cycle(1e-3, (Stage(900, 160, EXCLUSIVE, spare_withheld=True),)),
     )
-    learning_rate: float = 2e-3
     weight_decay: float = 0.05
     betas: tuple[float, float] = (0.9, 0.98)
     warmup_steps: int = 60
@@ -71,14 +100,19 @@ class Recipe:
     )
 
     @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages of all cycles."""
+        return tuple(stage for cycle in self.cycles for stage in cycle.stages)
+
+    @property
     def steps(self) -> int:
         """Number of optimizer steps."""
-        return sum(stage.steps for stage in self.stages)
+        return sum(cycle.steps for cycle in self.cycles)
 
     @property
     def images(self) -> int:
         """Number of images drawn."""
-        return self.shards * sum(stage.steps * stage.shard_batch for stage in self.stages)
+        return self.shards * sum(cycle.seen(cycle.steps) for cycle in self.cycles)
 
     def stage(self, step: int) -> Stage:
         """The stage a step belongs to."""
@@ -90,21 +124,26 @@ class Recipe:
         raise IndexError(msg)
 
     def progress(self, step: int) -> float:
-        """Share of the images drawn before a step."""
-        seen = 0
-        for stage in self.stages:
-            taken = min(step, stage.steps)
-            seen += self.shards * taken * stage.shard_batch
-            step -= taken
-        return seen / self.images
+        """Share of its cycle's images drawn before a step."""
+        cycle, step = self._place(step)
+        return cycle.seen(step) / cycle.seen(cycle.steps)
 
     def rate(self, step: int) -> float:
-        """Learning rate: linear warmup, constant, then a cosine to zero."""
+        """Learning rate: in each cycle linear warmup, constant, then a cosine to zero."""
+        cycle, within = self._place(step)
         done = max(0.0, (self.progress(step) - self.constant_until) / (1 - self.constant_until))
-        warm = min(1.0, (step + 1) / self.warmup_steps)
-        return self.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * done))
+        warm = min(1.0, (within + 1) / self.warmup_steps)
+        return cycle.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * done))
 
     def fading(self, step: int) -> float:
         """Weight of the helping losses: 1, then linearly to 0 between the two ends of `fade`."""
         start, end = self.fade
         return min(1.0, max(0.0, (end - self.progress(step)) / (end - start)))
+
+    def _place(self, step: int) -> tuple[Cycle, int]:
+        """A step's cycle, and its number in that cycle."""
+        for cycle in self.cycles[:-1]:
+            if step < cycle.steps:
+                return cycle, step
+            step -= cycle.steps
+        return self.cycles[-1], step

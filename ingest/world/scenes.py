@@ -52,13 +52,15 @@ class Sampling:
     planted background replaces a random one; `withheld` says what happens to the color and shape
     pairs kept out of training: `avoid` never draws them, `allow` draws them like any other, `only`
     gives every scene's first object one of them. Without `small_alike`, the shapes that are hard
-    to tell apart when small are medium or large.
+    to tell apart when small are medium or large. With `exclusive`, no scene with a planted shape
+    lies on the background of another one.
     """
 
     counts: tuple[float, ...] = NATURAL_COUNTS
     correlation: float = 0.0
     withheld: Literal["avoid", "allow", "only"] = "allow"
     small_alike: bool = True
+    exclusive: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +193,8 @@ def sample_scenes(
         position = _move_first(position, forced["position"])
     background = rng.integers(len(BACKGROUNDS), size=n)
     background = _plant(background, shape, count, rng.random(n) < sampling.correlation)
+    if sampling.exclusive:
+        background = _keep_apart(background, shape, count, rng)
     background = forced.get("background", background).astype(np.int64)
 
     diameter = DIAMETERS_PER_SIZE * size + rng.integers(DIAMETERS_PER_SIZE, size=per_object)
@@ -244,6 +248,20 @@ def _plant(
         moved = present[name] & ~ambiguous & planted
         background = np.where(moved, BACKGROUNDS.index(wanted), background)
     return background
+
+
+def _keep_apart(
+    background: IntArray, shape: IntArray, count: IntArray, rng: np.random.Generator
+) -> IntArray:
+    """Move scenes with a planted shape off the others' backgrounds, onto unplanted ones."""
+    planted = [BACKGROUNDS.index(name) for name in CORRELATED_BACKGROUND.values()]
+    neutral = np.setdiff1d(np.arange(len(BACKGROUNDS)), planted)
+    visible = np.arange(MAX_OBJECTS) < count[:, None]
+    wrong = np.zeros(len(count), np.bool_)
+    for name, own in CORRELATED_BACKGROUND.items():
+        present = ((shape == SHAPES.index(name)) & visible).any(1)
+        wrong |= present & np.isin(background, planted) & (background != BACKGROUNDS.index(own))
+    return np.where(wrong, rng.choice(neutral, len(count)), background)
 
 
 def _place(cell: IntArray, radius: IntArray, rng: np.random.Generator) -> IntArray:

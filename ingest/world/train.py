@@ -8,7 +8,6 @@ import os
 import platform
 import tempfile
 from dataclasses import asdict, dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,7 +20,7 @@ from torch.multiprocessing.spawn import spawn
 
 from .evaluate import evaluate
 from .model import CONFIG, IMAGE_MEAN, IMAGE_STD, INTERPOLATION
-from .recipe import Recipe
+from .recipe import Cycle, Recipe, Stage
 from .tokenizer import WordTokenizer
 from .training import Place, train
 
@@ -45,8 +44,8 @@ def train_clip(
 ) -> None:
     """Train the embedded world's CLIP and write `clip.safetensors` and `clip.json` to a folder.
 
-    On a GPU one process does all; on a CPU two processes of one thread each share every batch.
-    The same machine gives the same bytes. `resume` goes on from the folder's checkpoint; at the
+    On a GPU one process does all; on a CPU two processes of one thread each share every batch, and
+    the same machine gives the same bytes. `resume` goes on from the folder's checkpoint; at the
     end the weights are measured on `held_out` scenes a question.
     """
     recipe = recipe or Recipe()
@@ -112,13 +111,18 @@ def export(model: open_clip.CLIP, directory: Path, recipe: Recipe, *, held_out: 
 
 def shortened(recipe: Recipe, steps: int) -> Recipe:
     """The recipe with all its stages scaled to a total number of steps, for trying it out."""
-    ends = [sum(stage.steps for stage in recipe.stages[: i + 1]) for i in range(len(recipe.stages))]
-    scaled = [0, *(round(steps * end / recipe.steps) for end in ends)]
-    stages = [
-        replace(stage, steps=end - start)
-        for stage, (start, end) in zip(recipe.stages, pairwise(scaled), strict=True)
-    ]
-    return replace(recipe, stages=tuple(stages))
+    share = steps / recipe.steps
+    last = 0
+    cycles: list[Cycle] = []
+    done = 0
+    for cycle in recipe.cycles:
+        stages: list[Stage] = []
+        for stage in cycle.stages:
+            done += stage.steps
+            stages.append(replace(stage, steps=round(done * share) - last))
+            last = round(done * share)
+        cycles.append(replace(cycle, stages=tuple(stages)))
+    return replace(recipe, cycles=tuple(cycles))
 
 
 def main() -> None:

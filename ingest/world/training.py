@@ -124,7 +124,7 @@ def build_optimizer(model: open_clip.CLIP, probes: Probes, recipe: Recipe) -> to
             {"params": decayed, "weight_decay": recipe.weight_decay},
             {"params": [*kept, *probes.parameters()], "weight_decay": 0.0},
         ],
-        lr=recipe.learning_rate,
+        lr=recipe.rate(0),
         betas=recipe.betas,
         eps=1e-6,
         foreach=True,
