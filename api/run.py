@@ -111,10 +111,10 @@ class RunView:
             else (f"{committed:,}")
         )
         pretrained = f" {facts['pretrained']}" if facts["pretrained"] else ""
-        kept = [f"heads of layers {', '.join(map(str, shape.head_layers)) or 'none'}"]
+        kept = [f"heads of layers {_numbers(shape.head_layers) or 'none'}"]
         kept += ["tokens"] if shape.tokens else []
         if shape.head_token_layers:
-            kept.append(f"head-tokens of layers {', '.join(map(str, shape.head_token_layers))}")
+            kept.append(f"head-tokens of layers {_numbers(shape.head_token_layers)}")
         residual = facts["max_residual"]
         return Card(
             f"run {self.name}",
@@ -139,3 +139,10 @@ class RunView:
 
     def _repr_html_(self) -> str:
         return self.info()._repr_html_()  # pyright: ignore[reportPrivateUsage]
+
+
+def _numbers(numbers: Sequence[int]) -> str:
+    """Ascending numbers as `0 to 7` where they follow on each other, else as a list."""
+    if len(numbers) > 2 and numbers[-1] - numbers[0] == len(numbers) - 1:
+        return f"{numbers[0]} to {numbers[-1]}"
+    return ", ".join(map(str, numbers))

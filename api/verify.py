@@ -52,7 +52,8 @@ class VerifyReport:
         listed = "\n".join(f"- {problem}" for problem in self.problems)
         return f"verified ({self.level}): {counted}; {len(self.problems)} problems\n{listed}"
 
-    def _count(self, what: str, number: int = 1) -> None:
+    def count(self, what: str, number: int = 1) -> None:
+        """Note that something was checked."""
         self.checked[what] = self.checked.get(what, 0) + number
 
 
@@ -78,20 +79,20 @@ def verify(
     report = VerifyReport(level)
     deep = LEVELS.index(level)
     for run in snapshot.run_rows():
-        report._count("runs")
+        report.count("runs")
         damaged = list(_check_files(snapshot, run, report, hashes=deep >= 1))
         report.problems += damaged
         if deep >= 2:
             report.problems += _in_run(run, inconsistent_rows(snapshot, run))
             if not damaged:
                 found = broken_identities(snapshot, run, sample=sample, seed=seed)
-                report._count("images recomputed", found.images)
+                report.count("images recomputed", found.images)
                 report.problems += _in_run(run, found.problems)
         if deep >= 3 and not damaged:
             from ..ingest.recheck import differences
 
             found = differences(snapshot, run, sample=min(sample, 16), seed=seed)
-            report._count("images run through the model again", found.images)
+            report.count("images run through the model again", found.images)
             report.problems += _in_run(run, found.problems)
     report.problems += _check_pools(snapshot, report, hashes=deep >= 1)
     return report
@@ -130,8 +131,8 @@ def _check_files(
             yield Problem(run["name"], segment, f"its manifest {path.name} is missing", remedy)
             continue
         manifest = read_manifest(path)
-        report._count("segments", segment is not None)
-        report._count("files", len(manifest.files))
+        report.count("segments", segment is not None)
+        report.count("files", len(manifest.files))
         for what in damaged_files(layout, manifest, hashes=hashes):
             yield Problem(run["name"], segment, what, remedy)
 
@@ -148,7 +149,7 @@ def _check_pools(snapshot: Snapshot, report: VerifyReport, *, hashes: bool) -> I
         if not path.exists():
             yield Problem(f"pool {row['name']}", None, "its manifest is missing", remedy)
             continue
-        report._count("pools")
+        report.count("pools")
         for what in damaged_files(layout, read_manifest(path), hashes=hashes):
             yield Problem(f"pool {row['name']}", None, what, remedy)
 

@@ -11,10 +11,12 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
 
 from lensbase.queries.factors import head_contribution, head_factors
 from lensbase.schema.arrays import RunShape, run_arrays, segment_rows_for
@@ -26,10 +28,19 @@ MADE = ("representation", "cls_token", "scale", "layer", "head_value", "token")
 
 def shape(images: int) -> RunShape:
     """A ViT-B-32 whose run kept the heads of its last four layers and all tokens."""
-    sizes = {"layers": 12, "heads": 12, "head_width": 64, "embed_dim": 512, "patches": 49}
-    kept = {"head_layers": (8, 9, 10, 11), "tokens": True, "head_token_layers": ()}
-    one = RunShape(images=images, segment_rows=1, **sizes, **kept)
-    return RunShape(images=images, segment_rows=segment_rows_for(one), **sizes, **kept)
+    one = RunShape(
+        images=images,
+        segment_rows=1,
+        layers=12,
+        heads=12,
+        head_width=64,
+        embed_dim=512,
+        patches=49,
+        head_layers=(8, 9, 10, 11),
+        tokens=True,
+        head_token_layers=(),
+    )
+    return replace(one, segment_rows=segment_rows_for(one))
 
 
 def write(folder: Path, images: int, names: tuple[str, ...]) -> dict[str, RowArray]:
@@ -80,12 +91,14 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RowArray]:
     return write(tmp_path_factory.mktemp("all"), 4_096, MADE)
 
 
-def test_one_head_of_50_000_images(benchmark, heads: dict[str, RowArray]) -> None:
+def test_one_head_of_50_000_images(benchmark: BenchmarkFixture, heads: dict[str, RowArray]) -> None:
     found = benchmark(read_head, heads)
     assert found.shape == (IMAGES, 67)
 
 
-def test_everything_of_one_image(benchmark, everything: dict[str, RowArray]) -> None:
+def test_everything_of_one_image(
+    benchmark: BenchmarkFixture, everything: dict[str, RowArray]
+) -> None:
     rows = iter(np.random.default_rng(0).integers(0, 4_096, 10**6).tolist())
     found = benchmark(lambda: read_image(everything, next(rows)))
     assert len(found) == len(MADE)

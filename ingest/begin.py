@@ -1,5 +1,8 @@
 """Beginning a run, or finding the one to go on with: rows and images are fixed here."""
 
+# pyarrow has no types.
+# pyright: reportUnknownParameterType=false
+
 from __future__ import annotations
 
 import hashlib

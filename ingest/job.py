@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -221,7 +221,7 @@ class _Job:
         published = done = len(committed)
         total = sum(len(self.shape.rows_of(one)) for one in mine)
         images = total - sum(len(self.shape.rows_of(one)) for one in todo)
-        tell = progress or (lambda _done, _total: None)
+        tell = progress or _silently
         tell(images, total)
         fix_threads(self.begun.settings.threads)
         with SegmentWriter() as writer, closing(self._batches(todo, workers=workers)) as batches:
@@ -261,7 +261,7 @@ class _Job:
         rows, size = self.shape.rows_of(segment), self.begun.settings.batch_size
         return [rows[start : start + size] for start in range(0, len(rows), size)]
 
-    def _batches(self, segments: list[int], *, workers: int | None) -> Iterator[Batch]:
+    def _batches(self, segments: list[int], *, workers: int | None) -> Generator[Batch]:
         return batches(
             self.source,
             [batch for segment in segments for batch in self._ranges(segment)],
@@ -281,6 +281,10 @@ class _Job:
         if not self.shape.head_layers:
             return values, None
         return values, head_moments(parts.head_value, parts.scale)
+
+
+def _silently(done: int, total: int) -> None:
+    """Tell nobody how far an ingest is."""
 
 
 def _segment_rows(rows: int | None) -> int:

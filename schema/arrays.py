@@ -161,7 +161,7 @@ def declare(
         | attributes,
     )
     for spec in specs.values():
-        inner = [BytesCodec(endian="little"), Crc32cCodec()]
+        plain, checked = BytesCodec(endian="little"), Crc32cCodec()
         shard = (segment_rows, *spec.shape[1:])
         row = spec.kind == "row"
         root.create_array(
@@ -169,8 +169,10 @@ def declare(
             shape=spec.shape,
             dtype=spec.dtype,
             chunks=shard if row else spec.chunk,
-            serializer=ShardingCodec(chunk_shape=spec.chunk, codecs=inner) if row else inner[0],
-            compressors=None if row else inner[1],
+            serializer=ShardingCodec(chunk_shape=spec.chunk, codecs=[plain, checked])
+            if row
+            else plain,
+            compressors=None if row else checked,
             filters=None,
             fill_value=float("nan"),
             dimension_names=spec.dimensions,

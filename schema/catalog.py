@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -101,7 +101,7 @@ def create_store(root: Path) -> Layout:
 
 
 @contextmanager
-def publish_lock(layout: Layout, *, timeout: float = 600) -> Iterator[None]:
+def publish_lock(layout: Layout, *, timeout: float = 600) -> Generator[None]:
     """Hold the store's lock on publishing; the kernel frees it when its holder dies.
 
     Raises `RunBusy` when it stays taken.
@@ -122,7 +122,7 @@ def publish_lock(layout: Layout, *, timeout: float = 600) -> Iterator[None]:
 
 
 @contextmanager
-def publishing(layout: Layout) -> Iterator[Draft]:
+def publishing(layout: Layout) -> Generator[Draft]:
     """Make the next generation: change a copy of the catalogue, then publish it whole.
 
     Nothing is published when the body raises.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,7 +22,7 @@ _guard = threading.Lock()
 
 
 @contextmanager
-def lock_segments(path: Path, run: str, segments: Iterable[int]) -> Iterator[None]:
+def lock_segments(path: Path, run: str, segments: Iterable[int]) -> Generator[None]:
     """Own segments of a run while the body runs; raises `RunBusy` at once where one is owned."""
     wanted = set(segments)
     path.parent.mkdir(parents=True, exist_ok=True)

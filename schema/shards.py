@@ -245,7 +245,7 @@ def _chunk_bytes(spec: ArraySpec) -> int:
 
 
 def _flat(array: npt.NDArray[Any]) -> memoryview:
-    return memoryview(array.reshape(-1).view(np.uint8))
+    return array.reshape(-1).view(np.uint8).data
 
 
 def _crc(data: npt.NDArray[Any]) -> bytes:

@@ -36,6 +36,7 @@ def test_a_copy_of_some_images_answers_as_the_original_does(
         address = whole.run().heads.rows()[-1]["component"]
         there, here = whole.run().head(address), part.run().head(address)
         chosen = whole.run().representation(where="background = 'water'").image_ids
+        assert chosen is not None
         np.testing.assert_array_equal(part.run().representation().image_ids, chosen)
         np.testing.assert_array_equal(
             here.contribution().values, there.contribution(where="background = 'water'").values
@@ -46,7 +47,8 @@ def test_a_copy_of_some_images_answers_as_the_original_does(
         ]
         labels = part.sql("SELECT DISTINCT background FROM images").rows()
         assert labels == [{"background": "water"}]
-        assert part.run().thumbnail(int(chosen[0])).size
+        picture = whole.run().thumbnail(int(chosen[0]))
+        assert part.run().thumbnail(int(chosen[0])).tobytes() == picture.tobytes()
 
 
 @pytest.mark.parametrize("where", [None, "background <> 'water'"])

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -37,7 +38,7 @@ def test_the_representation_is_the_models_own(scenes: Path, world_store: Path) -
         stored = run.representation(keys).values
     pictures = [model.preprocess(Image.open(scenes / key).convert("RGB")) for key in keys]
     with torch.inference_mode():
-        own = model.model.encode_image(torch.stack(pictures)).numpy()
+        own = cast("Any", model.model).encode_image(torch.stack(pictures)).numpy()
     off = np.linalg.norm(stored - own, axis=1) / np.linalg.norm(own, axis=1)
     assert off.max() < 1e-5
 
@@ -133,12 +134,12 @@ def test_damage_is_found_named_and_redone(
     shard = next((path / "runs/r/layer/c/1").rglob("0"))
     while shard.is_dir():
         shard = next(shard.iterdir())
-    data = bytearray(shard.readstore_bytes())
+    data = bytearray(shard.read_bytes())
     if harm == "remove":
         shard.unlink()
     else:
         data[1000] ^= 1
-        shard.writestore_bytes(data if harm == "flip" else b"")
+        shard.write_bytes(data if harm == "flip" else b"")
     report = verify(path, level="checksums")
     assert [(one.run, one.segment) for one in report.problems] == [("r", 1)]
     assert "--forget" in report.problems[0].remedy
@@ -201,8 +202,6 @@ def test_killed_and_resumed_gives_the_same_bytes(scenes: Path, tmp_path: Path) -
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-def test_killed_twenty_times_and_resumed_gives_the_same_bytes(
-    scenes: Path, tmp_path: Path
-) -> None:
+def test_killed_twenty_times_and_resumed_gives_the_same_bytes(scenes: Path, tmp_path: Path) -> None:
     kills = 5 if os.environ.get("LENSBASE_REDUCED") else 20
     _kill_and_resume(scenes, tmp_path / "killed.lens", kills=kills)

@@ -22,7 +22,7 @@ def _check(store: Path, images: int) -> None:
         run = opened.run()
         whole = run.representation().values.astype(np.float64)
         sample = slice(None) if images <= 1_000 else np.arange(0, images, 10)
-        ids = run.representation().image_ids[sample]
+        ids = np.asarray(run.representation().image_ids)[sample]
         terms = run.layer_effects(ids).values.astype(np.float64).sum(1)
     assert (facts["committed"], facts["rejected"]) == (images, 0)
     assert facts["max_residual"] < 1e-5

@@ -62,7 +62,7 @@ def _encoded(name: str, values: np.ndarray, segment: int) -> list[memoryview]:
 def test_zarr_reads_what_we_write(written: tuple[Path, dict[str, np.ndarray]], name: str) -> None:
     root, values = written
     array = zarr.open_array(root / name, mode="r")
-    assert array.metadata.dimension_names == SPECS[name].dimensions
+    assert array.metadata.to_dict()["dimension_names"] == SPECS[name].dimensions
     np.testing.assert_array_equal(array[...], values[name])
 
 

@@ -121,11 +121,12 @@ def _of_which(topic: str) -> str:
 
 
 def _scene_and_text(store: Store) -> tuple[int, str]:
-    """A scene with a few objects, the first of them large, and the words for that one."""
+    """A scene with a few different objects, the first one large, and the words for that one."""
     from ...ingest.world.captions import with_article
 
     (scene,) = store.sql(
         """SELECT image_id, color, shape FROM images WHERE status = 'ok'
-           ORDER BY "count" BETWEEN 2 AND 4 DESC, size = 'large' DESC, image_id LIMIT 1"""
+           ORDER BY "count" BETWEEN 2 AND 4 AND caption LIKE '% and %' DESC, size = 'large' DESC,
+                    image_id LIMIT 1"""
     )
     return scene["image_id"], with_article(f"{scene['color']} {scene['shape']}")

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from ..maintenance import add_columns, drop_run
-from ..maintenance import rollback as roll_back
 from ..result import Result
 from ..store import open_store
-from ..verify import Level, VerifyReport, forget_damaged
-from ..verify import verify as verify_store
 from .options import Csv, Json, Store
 from .rows import print_rows
+
+# Importing SQLAlchemy takes a fifth of a second: only commands that write to a catalogue do.
+if TYPE_CHECKING:
+    from ..verify import Level, VerifyReport
 
 runs = typer.Typer(help="Runs: one model over one data set.")
 columns = typer.Typer(help="Columns of the images, such as labels that came later.")
@@ -38,6 +38,9 @@ def verify(
     as_csv: Csv = False,
 ) -> None:
     """Check a store; exits 1 where something is wrong."""
+    from ..verify import forget_damaged
+    from ..verify import verify as verify_store
+
     report = verify_store(store, level=cast("Level", level), sample=sample, seed=seed)
     if as_json or as_csv:
         print_rows(_problems(report), as_json=as_json, as_csv=as_csv)
@@ -82,6 +85,8 @@ def rollback(
     ] = None,
 ) -> None:
     """Go back to an earlier generation of a store."""
+    from ..maintenance import rollback as roll_back
+
     number = roll_back(store, generation)
     before = "the one before" if generation is None else f"generation {generation}"
     typer.echo(f"{store} is as in {before} again, published as generation {number}.")
@@ -99,6 +104,8 @@ def drop(
     store: Store, run: Annotated[str, typer.Argument(metavar="RUN", help="The run's name.")]
 ) -> None:
     """Undo an ingest."""
+    from ..maintenance import drop_run
+
     drop_run(store, run)
     typer.echo(f"Dropped run {run}; `lensbase rollback {store}` brings it back.")
 
@@ -112,6 +119,8 @@ def add(
     ] = "key",
 ) -> None:
     """Add columns to the images of a store."""
+    from ..maintenance import add_columns
+
     images = add_columns(store, file, on=on)
     typer.echo(f"Added columns to {images:,} images; the view `images` shows them.")
 
