@@ -15,8 +15,8 @@ import numpy.typing as npt
 from ..queries.factors import head_factors, moments
 from ..schema import durable, manifest
 from ..schema.arrays import RunShape, run_arrays
-from ..schema.catalog import adopt, publishing
-from ..schema.errors import BadQuestion, NotAStore, RunIncomplete, UnknownRun
+from ..schema.catalog import adopt, current_generation, publishing
+from ..schema.errors import BadQuestion, BadSelection, NotAStore, RunIncomplete, UnknownRun
 from ..schema.layout import Layout
 from ..schema.manifest import FileEntry, read_manifest
 from ..schema.runs import drop_run, uncommit_segments
@@ -62,12 +62,21 @@ def copy_store(
                 _copy_files(snapshot, layout, run, without=without)
             else:
                 _rewrite(snapshot, layout, run, where=where, without=without)
+        _forget_earlier(layout)
         partial.replace(target)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
     durable.sync_directory(target.parent)
     return target
+
+
+def _forget_earlier(layout: Layout) -> None:
+    """Leave one generation: earlier ones list runs, images and arrays that were not copied."""
+    current = layout.catalog(current_generation(layout)).parent
+    for folder in layout.catalogs.iterdir():
+        if folder != current:
+            shutil.rmtree(folder)
 
 
 def _check(target: Path, without: Sequence[str]) -> None:
@@ -180,6 +189,9 @@ def _rewrite(
         msg = f"run {run['name']!r} is not complete; copy it without where=, or finish it first."
         raise RunIncomplete(msg)
     rows = np.sort(rows_where(Console(snapshot.connection), run["name"], where))
+    if not len(rows):
+        msg = f"where={where!r} holds for no image of run {run['name']!r}; nothing was copied."
+        raise BadSelection(msg)
     shape = replace(
         run_shape(run),
         images=len(rows),

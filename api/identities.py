@@ -153,8 +153,11 @@ def _check_moments(
     found: Findings, snapshot: Snapshot, run: dict[str, Any], *, arrays: Arrays
 ) -> None:
     """Compare one segment's moments, made before rounding, with those of its stored rows."""
-    segments = snapshot.rows("SELECT segment FROM segment WHERE run_id = ?", [run["run_id"]])
-    segment = min(row["segment"] for row in segments)
+    (first,) = snapshot.rows(
+        "SELECT min(segment) AS segment FROM segment WHERE run_id = ? AND rejected < rows",
+        [run["run_id"]],
+    )
+    segment: int = first["segment"]
     rows = np.array(run_shape(run).rows_of(segment))
     values, scale = arrays["head_value"].read(rows), arrays["scale"].read(rows)
     again = moments(head_factors(values, scale), scale[:, 2])

@@ -43,6 +43,10 @@ class Request:
     settings: Settings
 
 
+class RunBegun(Exception):
+    """Another process has begun a run of this name meanwhile: the one to go on with."""
+
+
 @dataclass(frozen=True)
 class BegunRun:
     """A run that the store knows: its number, its folder and its settings."""
@@ -80,9 +84,12 @@ def begin_run(layout: Layout, request: Request, *, static: dict[str, npt.NDArray
     """Publish a new run with its images, all of them pending.
 
     `static` are the arrays that are written once: weights and bases that queries need. Raises
-    `RunMismatch` where the data set's name stands for another place.
+    `RunBegun` where another process was quicker, and `RunMismatch` where the data set's name
+    stands for another place.
     """
     with publishing(layout) as draft:
+        if draft.session.query(Run).filter_by(name=request.run).count():
+            raise RunBegun(request.run)
         run_id = draft.info.next_run_id
         draft.info.next_run_id += 1
         folder = request.run

@@ -21,7 +21,7 @@ from ..schema.manifest import committed_segments, read_manifest
 from ..schema.snapshot import open_snapshot
 from ..schema.tables import Model, Run
 from . import pools
-from .begin import BegunRun, Request, begin_run, check_same, run_shape
+from .begin import BegunRun, Request, RunBegun, begin_run, check_same, run_shape
 from .decompose import Decomposer, Kept, head_basis, projection_weights
 from .devices import choose_device, default_threads, default_workers, fix_threads, free_batch_size
 from .finalize import finalize, find_texts
@@ -167,7 +167,11 @@ def _begin_or_resume(
         visual = loaded.visual
         static = {"head_basis": head_basis(visual, settings.head_layers)}
         static |= projection_weights(visual)
-        return begin_run(layout, replace(request, settings=settings), static=static)
+        try:
+            return begin_run(layout, replace(request, settings=settings), static=static)
+        except RunBegun:
+            # Parts of a new run that start at once: the first one begins it.
+            return _begin_or_resume(layout, request, loaded, resume=resume)
     if not resume:
         msg = (
             f"run {request.run!r} exists; go on with it (without --no-resume), choose another "

@@ -35,7 +35,9 @@ def differences(snapshot: Snapshot, run: dict[str, Any], *, sample: int, seed: i
     """
     found = Differences()
     try:
-        model = load_model(_name(run), pretrained=run["pretrained"])
+        model = load_model(
+            run["model_name"], pretrained=run["pretrained"], precision=run["precision"]
+        )
     except LensbaseError as error:
         found.problems.append(f"its model cannot be loaded again: {error}")
         return found
@@ -72,10 +74,6 @@ def differences(snapshot: Snapshot, run: dict[str, Any], *, sample: int, seed: i
             if not off <= _TOLERANCE:
                 found.problems.append(f"{name} of {keys[i]} differs by {off:.1e}")
     return found
-
-
-def _name(run: dict[str, Any]) -> str:
-    return run["model_name"]
 
 
 def _sampled(

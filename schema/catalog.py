@@ -20,7 +20,6 @@ from . import durable, tables
 from .errors import GenerationNotFound, NotAStore, RunBusy
 from .format import FORMAT_MAJOR, FORMAT_MINOR, check_format
 from .layout import Layout
-from .snapshot import connect
 from .views import create_views
 
 if TYPE_CHECKING:
@@ -76,16 +75,14 @@ def create_store(root: Path) -> Layout:
     Raises `NotAStore` for a folder with other things in it.
     """
     layout = Layout(root)
-    if layout.marker.exists():
-        check_format(layout)
-        if layout.current.exists():
-            return layout
-    elif root.exists() and any(path.name != "locks" for path in root.iterdir()):
-        msg = f"{root} exists and is not a lensbase store; name a new or an empty folder."
-        raise NotAStore(msg)
-    layout.publish_lock.parent.mkdir(parents=True, exist_ok=True)
+    # Nothing is put into somebody else's folder, not even a lock.
+    if not layout.marker.exists() and not layout.publish_lock.exists():
+        _check_empty(layout)
     with publish_lock(layout):
-        if not layout.marker.exists():
+        if layout.marker.exists():
+            check_format(layout)
+        else:
+            _check_empty(layout)
             durable.write_json(
                 layout.marker,
                 {
@@ -98,6 +95,15 @@ def create_store(root: Path) -> Layout:
         with publishing(layout):
             pass
     return layout
+
+
+def _check_empty(layout: Layout) -> None:
+    """Raise `NotAStore` unless a folder holds nothing but what a store's beginning leaves."""
+    locks, partial = layout.publish_lock.parent.name, f"{layout.marker.name}."
+    names = [path.name for path in layout.root.iterdir()] if layout.root.exists() else []
+    if any(name != locks and not name.startswith(partial) for name in names):
+        msg = f"{layout.root} exists and is not a lensbase store; name a new or an empty folder."
+        raise NotAStore(msg)
 
 
 @contextmanager
@@ -122,10 +128,11 @@ def publish_lock(layout: Layout, *, timeout: float = 600) -> Generator[None]:
 
 
 @contextmanager
-def publishing(layout: Layout) -> Generator[Draft]:
+def publishing(layout: Layout, *, origin: int | None = None) -> Generator[Draft]:
     """Make the next generation: change a copy of the catalogue, then publish it whole.
 
-    Nothing is published when the body raises.
+    The copy is of the published generation, or of `origin`. Nothing is published when the body
+    raises.
     """
     from sqlalchemy.orm import Session
 
@@ -139,8 +146,10 @@ def publishing(layout: Layout) -> Generator[Draft]:
         path = layout.catalog(generation)
         path.parent.mkdir(parents=True)
         try:
+            # A run that was killed while it began would be in its own way.
+            _sweep(layout)
             if published:
-                shutil.copyfile(layout.catalog(published), path)
+                shutil.copyfile(layout.catalog(origin or published), path)
             engine = open_engine(path)
             try:
                 with Session(engine) as session:
@@ -161,7 +170,9 @@ def publishing(layout: Layout) -> Generator[Draft]:
             durable.sync_directory(layout.catalogs)
             _point_to(layout, generation)
         except BaseException:
-            shutil.rmtree(path.parent, ignore_errors=True)
+            # Interrupted after `CURRENT` was replaced, it is published for all that.
+            if current_generation(layout) != generation:
+                shutil.rmtree(path.parent, ignore_errors=True)
             raise
         _prune(layout)
 
@@ -195,25 +206,21 @@ def rollback(layout: Layout, generation: int | None = None) -> int:
     By default the one before the current. Raises `GenerationNotFound` where it is not kept.
     """
     check_format(layout)
-    with publish_lock(layout):
-        published = current_generation(layout)
-        kept = [number for number in _generations(layout) if number < published]
-        target = generation if generation is not None else max(kept, default=0)
-        if target not in kept:
-            listed = ", ".join(map(str, kept)) or "none"
-            msg = (
-                f"generation {target} is not kept (current: {published}; earlier ones kept: "
-                f"{listed}); a store keeps its last {KEPT_GENERATIONS} generations."
-            )
-            raise GenerationNotFound(msg)
-        carried = _counters(layout.catalog(published))
-        # Publishing copies what `CURRENT` names, so name the target for a moment under the
-        # lock: each state in between is a whole, published generation.
-        _point_to(layout, target)
-    with publishing(layout) as draft:
-        info = draft.info
-        info.next_run_id = max(info.next_run_id, carried[0])
-        info.next_image_id = max(info.next_image_id, carried[1])
+    published = current_generation(layout)
+    kept = [number for number in _whole(layout) if number < published]
+    target = generation if generation is not None else max(kept, default=0)
+    if target not in kept:
+        listed = ", ".join(map(str, kept)) or "none"
+        msg = (
+            f"generation {target} is not kept (current: {published}; earlier ones kept: "
+            f"{listed}); a store keeps its last {KEPT_GENERATIONS} generations."
+        )
+        raise GenerationNotFound(msg)
+    with publishing(layout, origin=target) as draft:
+        # Not from the published catalogue: it may be damaged, and this the way out.
+        counters, info = durable.read_json(layout.current), draft.info
+        info.next_run_id = max(info.next_run_id, counters["next_run_id"])
+        info.next_image_id = max(info.next_image_id, counters["next_image_id"])
     return draft.generation
 
 
@@ -257,10 +264,12 @@ def _seal(draft: Draft) -> dict[str, Any]:
         "SELECT name, folder, (SELECT count(*) FROM segment s WHERE s.run_id = r.run_id) "
         "FROM run r ORDER BY name"
     ).fetchall()
+    info = draft.info
+    numbers = {"next_run_id": info.next_run_id, "next_image_id": info.next_image_id}
     draft.session.commit()
     draft.connection.execute("CHECKPOINT")
     runs = {name: {"folder": folder, "segments": count} for name, folder, count in rows}
-    return {"generation": draft.generation, "runs": runs}
+    return {"generation": draft.generation, "runs": runs} | numbers
 
 
 def _point_to(layout: Layout, generation: int) -> None:
@@ -276,27 +285,29 @@ def _generations(layout: Layout) -> list[int]:
     return sorted(int(path.name) for path in layout.catalogs.glob("[0-9]*"))
 
 
-def _counters(path: Path) -> tuple[int, int]:
-    with connect(path) as connection:
-        row = connection.execute("SELECT next_run_id, next_image_id FROM lens_info").fetchone()
-    assert row is not None
-    return int(row[0]), int(row[1])
-
-
 def _prune(layout: Layout) -> None:
-    """Remove old generations, half-made ones, and the files that no kept one refers to."""
+    """Remove old generations and half-made ones, and the files that no kept one refers to."""
     current = current_generation(layout)
-    whole = [n for n in _generations(layout) if layout.snapshot_of(n).exists()]
-    kept = {current, *[n for n in whole if n < current][1 - KEPT_GENERATIONS :]}
+    earlier = [number for number in _whole(layout) if number < current]
+    kept = {current, *earlier[1 - KEPT_GENERATIONS :]}
     for number in _generations(layout):
         if number not in kept:
             shutil.rmtree(layout.catalog(number).parent, ignore_errors=True)
+    _sweep(layout)
+
+
+def _sweep(layout: Layout) -> None:
+    """Remove the files of runs that no generation on disk refers to."""
     used = {
         run["folder"]
-        for number in kept
+        for number in _whole(layout)
         for run in durable.read_json(layout.snapshot_of(number))["runs"].values()
     }
     for kind in ("runs", "segments", "thumbnails"):
         for folder in (layout.root / kind).glob("*"):
             if folder.name not in used:
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def _whole(layout: Layout) -> list[int]:
+    return [number for number in _generations(layout) if layout.snapshot_of(number).exists()]

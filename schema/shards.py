@@ -107,8 +107,8 @@ class RowArray:
     path: Path
     spec: ArraySpec
     segment_rows: int
-    # Part of the cache key of open maps: files of a replaced run must not be read through
-    # the maps of the old one.
+    # Part of the cache key of open maps, beside the file's identity: a new file may get the
+    # inode of the one it replaced.
     version: str = ""
 
     def read(self, rows: npt.ArrayLike | slice, *index: Index) -> npt.NDArray[Any]:
@@ -166,7 +166,10 @@ class RowArray:
         path = shard_path(self.path, self.spec, segment)
         rows = min(self.segment_rows, self.spec.shape[0] - segment * self.segment_rows)
         try:
-            return _map(path, self.version, self.spec, self.segment_rows, rows)
+            # A segment made again, or a new store in the place of a deleted one, has other files.
+            now = path.stat()
+            key = (self.version, now.st_ino, now.st_mtime_ns, now.st_size)
+            return _map(path, key, self.spec, self.segment_rows, rows)
         except (FileNotFoundError, ValueError) as error:
             raise _damaged(self.path, segment, error) from error
 
@@ -209,10 +212,10 @@ def _damaged(array: Path, segment: int, error: Exception) -> StoreCorrupt:
 
 @lru_cache(maxsize=512)
 def _map(
-    path: Path, version: str, spec: ArraySpec, segment_rows: int, rows: int
+    path: Path, version: tuple[str, int, int, int], spec: ArraySpec, segment_rows: int, rows: int
 ) -> npt.NDArray[Any]:
     expected = shard_size(spec, rows, segment_rows=segment_rows)
-    actual = path.stat().st_size
+    actual = version[-1]
     if actual != expected:
         msg = f"{path.name} has {actual} bytes, not {expected}"
         raise ValueError(msg)

@@ -17,6 +17,7 @@ import torch
 from broken_images import write_broken_images
 from world_store import POOL, ingest_scenes, store_bytes
 
+from lensbase.api import ingest as ingest_from_api
 from lensbase.api import open_store
 from lensbase.api.verify import forget_damaged, verify
 from lensbase.ingest.job import ingest
@@ -92,6 +93,32 @@ def test_parts_make_the_same_bytes(scenes: Path, world_store: Path, tmp_path: Pa
     assert committed_segments(Layout(parts), "r") == [1]
     assert ingest_scenes(scenes, parts, part=(1, 2)).complete
     assert store_bytes(parts) == store_bytes(world_store)
+
+
+def test_a_module_and_a_list_of_paths(scenes: Path, tmp_path: Path) -> None:
+    """A fine-tuned model from Python: its own weights, preprocessing and tokenizer."""
+    loaded = load_model("world")
+    with torch.no_grad():
+        for block in cast("Any", loaded.visual).transformer.resblocks:
+            block.mlp.c_fc.weight.mul_(1.1)
+    paths = sorted((scenes / "images").iterdir())[:30]
+    path = tmp_path / "module.lens"
+    done = ingest_from_api(
+        paths,
+        path,
+        model=cast("Any", loaded.model),
+        preprocess=loaded.preprocess,
+        tokenizer=loaded.tokenizer,
+        run="tuned",
+        heads=[6, 7],
+        workers=0,
+    )
+    assert (done.run, done.images, done.complete) == ("tuned", 30, True)
+    report = verify(path)
+    assert report.ok, str(report)
+    with open_store(path) as opened:
+        assert opened.models.rows()[0]["weights_sha256"] != loaded.info.weights_sha256
+        assert len(opened.run().representation(paths[3].name)) == 1
 
 
 def test_a_second_writer_is_refused(scenes: Path, tmp_path: Path) -> None:
