@@ -89,8 +89,11 @@ def _add_further(draft: catalog.Draft, names: list[str]) -> None:
         if not exists:
             draft.extend_by_name(table, rows)
             continue
+        spelled = {name.lower(): name for (name,) in exists}
+        known = set(spelled.values())
+        rows = rows.rename_columns([spelled.get(n.lower(), n) for n in rows.column_names])
+        names = [spelled.get(name.lower(), name) for name in names]
         connection.register("incoming", rows)
-        known = {name for (name,) in exists}
         old = ", ".join(f'm."{name}"' for name in known - {"image_id", *names})
         new = ", ".join(
             f'CASE WHEN n.image_id IS NULL THEN m."{name}" ELSE n."{name}" END AS "{name}"'
@@ -113,6 +116,9 @@ def _check(names: list[str], on: str) -> None:
             f"the table has no column {on!r} to find images by (its columns: "
             f"{', '.join(names)}); name `key` or `image_id` with --on."
         )
+        raise BadColumns(msg)
+    if any('"' in name for name in names) or len({name.lower() for name in names}) < len(names):
+        msg = f"columns {', '.join(names)}: names must differ beyond their case and hold no quote."
         raise BadColumns(msg)
     taken = sorted((RESERVED_COLUMNS - set(_OWN) - {on}) & {name.lower() for name in names})
     if taken:

@@ -8,8 +8,8 @@ from .result import Result
 def supported_models(containing: str = "") -> Result:
     """Models that `ingest` takes by name, those whose name contains a text.
 
-    Columns `model`, `layers`, `heads`, `width`, `image_size`, `patch_size`, `embed_dim`,
-    `activation`, `pretrained` (a list of tags). Raises ImportError without `lensbase[ingest]`.
+    Columns `model`, `pretrained` (a list of tags), `layers`, `heads`, `width`, `image_size`,
+    `patch_size`, `embed_dim`, `activation`. Raises ImportError without `lensbase[ingest]`.
     """
     import pyarrow as pa
 

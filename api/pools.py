@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..schema.catalog import publishing
-from ..schema.errors import BadPool, LensbaseError, UnknownRun, WeightsNotFound
+from ..schema.errors import LensbaseError, UnknownRun, WeightsNotFound
 from ..schema.layout import Layout
 from ..schema.snapshot import open_snapshot
 
@@ -43,7 +43,7 @@ def add_pool(
     `BadName`, `UnknownRun` for a store without models, `WeightsNotFound` where no model can be
     loaded, and ImportError without `lensbase[ingest]`.
     """
-    from ..ingest.pools import TextPool, embed, read_pool
+    from ..ingest.pools import TextPool, check_free, embed, read_pool
 
     layout = Layout(Path(store))
     models = _models(layout)
@@ -51,7 +51,7 @@ def add_pool(
         pool = read_pool(Path(texts), name=name)
     else:
         pool = TextPool(name, tuple(texts))
-    _check_name_is_free(layout, pool)
+    check_free(layout, pool)
     skipped: dict[str, str] = {}
     embedded: list[int] = []
     for model in models:
@@ -84,19 +84,6 @@ def _models(layout: Layout) -> list[dict[str, Any]]:
         )
         raise UnknownRun(msg)
     return found
-
-
-def _check_name_is_free(layout: Layout, pool: TextPool) -> None:
-    """Refuse before anything is embedded: vectors of a known pool are never written over."""
-    snapshot = open_snapshot(layout.root)
-    known = snapshot.rows("SELECT sha256, texts FROM pool WHERE name = ?", [pool.name])
-    snapshot.connection.close()
-    if known and known[0]["sha256"] != pool.sha256:
-        msg = (
-            f"the store has a pool {pool.name!r} of {known[0]['texts']} other texts; results "
-            "refer to it, so it is never replaced. Add these under another name with --name."
-        )
-        raise BadPool(msg)
 
 
 def _load(model: Mapping[str, Any]) -> LoadedModel:

@@ -28,8 +28,8 @@ from .finalize import finalize, find_texts
 from .loading import batches
 from .models import load_model
 from .moments import head_moments
-from .publish import due, publish_segments
-from .segment import RunFiles, SegmentBuffer
+from .publish import due, publish_segments, published_segments
+from .segment import RunFiles, SegmentBuffer, clear_partial
 from .settings import Settings, choose_layers
 from .sources import open_source
 from .writer import SegmentWriter
@@ -132,6 +132,7 @@ def ingest(
     job = _Job(layout, begun, source, loaded, table.num_rows)
     mine = job.segments_of(part)
     with lock_segments(layout.run_lock(begun.folder), name, mine):
+        published_segments(layout, begun.run_id)
         if pool is not None:
             add_to_run(layout, begun.run_id, pool=pool, model=loaded)
         job.run(mine, workers=workers, progress=progress)
@@ -142,6 +143,8 @@ def ingest(
 def add_to_run(layout: Layout, run_id: int, *, pool: pools.TextPool, model: LoadedModel) -> None:
     """Embed a pool with a run's model and make it the run's default pool if it has none."""
     pools.embed(layout, pool, model)
+    if pools.recorded(layout, pool, run_id=run_id):
+        return
     with publishing(layout) as draft:
         run = draft.session.get_one(Run, run_id)
         row = draft.session.get_one(Model, run.model_id)
@@ -230,6 +233,7 @@ class _Job:
         fix_threads(self.begun.settings.threads)
         with SegmentWriter() as writer, closing(self._batches(todo, workers=workers)) as batches:
             for segment in todo:
+                clear_partial(self.files, segment)
                 buffer = SegmentBuffer(self.files, segment)
                 for _ in self._ranges(segment):
                     batch = next(batches)
@@ -253,9 +257,11 @@ class _Job:
         """Publish what is committed, finalize if that is everything; (rejected, complete)."""
         committed = committed_segments(self.layout, self.begun.folder)
         complete = len(committed) == self.shape.segments
-        if complete:
+        published = published_segments(self.layout, self.begun.run_id)
+        # A generation in which nothing is new would only push out one to roll back to.
+        if complete and published is not None:
             finalize(self.layout, self.begun.run_id)
-        else:
+        elif published is not None and published < len(committed):
             publish_segments(self.layout, self.begun.run_id)
         manifests = (read_manifest(self.layout.manifest(self.begun.folder, n)) for n in committed)
         return sum(manifest.facts["rejected"] for manifest in manifests), complete

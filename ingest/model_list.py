@@ -15,8 +15,8 @@ from .world.model import CONFIG
 def list_models() -> list[dict[str, Any]]:
     """Names that `ingest` takes, with the shape of their image tower and their pretrained tags.
 
-    Columns `model`, `layers`, `heads`, `width`, `image_size`, `patch_size`, `embed_dim`,
-    `activation` and `pretrained`, a list; `world` comes first, with its own weights.
+    Columns `model`, `pretrained` (a list), `layers`, `heads`, `width`, `image_size`,
+    `patch_size`, `embed_dim` and `activation`; `world` comes first, with its own weights.
     """
     rows = [_row(WORLD, CONFIG, tags=[])]
     for name in sorted(open_clip.list_models(), key=str.lower):
@@ -33,6 +33,7 @@ def _row(name: str, config: dict[str, Any], *, tags: list[str]) -> dict[str, Any
     vision = config["vision_cfg"]
     return {
         "model": name,
+        "pretrained": tags,
         "layers": vision["layers"],
         "heads": vision["width"] // vision.get("head_width", 64),
         "width": vision["width"],
@@ -40,5 +41,4 @@ def _row(name: str, config: dict[str, Any], *, tags: list[str]) -> dict[str, Any
         "patch_size": vision["patch_size"],
         "embed_dim": config["embed_dim"],
         "activation": "quickgelu" if config.get("quick_gelu") else "gelu",
-        "pretrained": tags,
     }

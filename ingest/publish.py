@@ -6,8 +6,10 @@ import math
 from collections.abc import Iterable
 
 from ..schema.catalog import Draft, publishing
+from ..schema.errors import UnknownRun
 from ..schema.layout import Layout
 from ..schema.manifest import committed_segments, read_manifest
+from ..schema.snapshot import open_snapshot
 from ..schema.tables import Run, Segment
 
 
@@ -43,6 +45,28 @@ def take_in(draft: Draft, layout: Layout, run: Run) -> None:
         _take_image_rows(draft, layout, run, segments=new)
 
 
+def published_segments(layout: Layout, run_id: int) -> int | None:
+    """How many segments of a run the published generation has; None once it is complete.
+
+    Raises `UnknownRun` for a run that is no longer there.
+    """
+    snapshot = open_snapshot(layout.root)
+    try:
+        found = snapshot.rows(
+            """SELECT status, (SELECT count(*) FROM segment s WHERE s.run_id = r.run_id) AS segments
+               FROM run r WHERE run_id = ?""",
+            [run_id],
+        )
+    finally:
+        snapshot.connection.close()
+    if not found:
+        msg = (
+            "the run was dropped, or the store rolled back, while this ingest began; run it again."
+        )
+        raise UnknownRun(msg)
+    return None if found[0]["status"] == "complete" else found[0]["segments"]
+
+
 def due(published: int, committed: int) -> bool:
     """Whether committed segments have grown by a tenth since the last generation."""
     return committed - published >= max(1, math.ceil(published / 10))
@@ -60,7 +84,9 @@ def _take_image_rows(draft: Draft, layout: Layout, run: Run, *, segments: Iterab
         [run.run_id],
     )
     draft.connection.execute(
-        """UPDATE image SET sha256 = seen.sha256, width = seen.width, height = seen.height
+        """UPDATE image SET sha256 = coalesce(seen.sha256, image.sha256),
+                  width = coalesce(seen.width, image.width),
+                  height = coalesce(seen.height, image.height)
            FROM (SELECT image_id, incoming.* FROM incoming JOIN run_image
                  ON run_image.run_id = ? AND run_image.row = incoming.row) seen
            WHERE image.image_id = seen.image_id""",

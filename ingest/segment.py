@@ -30,6 +30,19 @@ class RunFiles:
     head_basis: npt.NDArray[np.float32]
 
 
+def clear_partial(run: RunFiles, segment: int) -> None:
+    """Remove what a killed process left half-written of a segment."""
+    layout, folder = run.layout, run.folder
+    shards = [
+        shard_path(layout.arrays(folder) / name, spec, segment)
+        for name, spec in run_arrays(run.shape).items()
+    ]
+    rows = layout.image_rows(folder, segment), layout.effect_rows(folder, segment)
+    for path in (*shards, *rows, layout.thumbnails(folder, segment)):
+        for left in path.parent.glob(f"{path.name}.*{durable.PARTIAL}"):
+            left.unlink(missing_ok=True)
+
+
 @dataclass
 class SegmentBuffer:
     """The rows of one segment in memory, in the types of the store."""

@@ -7,7 +7,6 @@ import threading
 from types import TracebackType
 from typing import Self
 
-from ..schema.manifest import Manifest
 from .segment import SegmentBuffer
 
 
@@ -21,7 +20,6 @@ class SegmentWriter:
     def __init__(self) -> None:
         self._queue: queue.Queue[SegmentBuffer | None] = queue.Queue()
         self._failure: BaseException | None = None
-        self._committed: list[Manifest] = []
         self._thread = threading.Thread(target=self._work, name="segment-writer", daemon=True)
         self._thread.start()
 
@@ -30,12 +28,6 @@ class SegmentWriter:
         self._queue.join()
         self._raise_failure()
         self._queue.put(segment)
-
-    def committed(self) -> list[Manifest]:
-        """Take the manifests committed since the last call."""
-        taken = self._committed[:]
-        del self._committed[: len(taken)]
-        return taken
 
     def __enter__(self) -> Self:
         """Start of use; the thread already runs."""
@@ -62,7 +54,7 @@ class SegmentWriter:
             # After a failure the queue is still emptied, so that nobody waits on it for ever.
             if self._failure is None:
                 try:
-                    self._committed.append(segment.write())
+                    segment.write()
                 except BaseException as error:
                     self._failure = error
             del segment

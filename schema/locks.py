@@ -12,12 +12,23 @@ import os
 import threading
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from .errors import RunBusy
 
-# Record locks belong to the process: within one, this keeps threads apart.
-_held: dict[Path, set[int]] = {}
+
+@dataclass
+class _Held:
+    """What this process owns of a lock file, through its one descriptor of it."""
+
+    descriptor: int
+    segments: set[int] = field(default_factory=set[int])
+
+
+# Record locks belong to the process: within one, this keeps threads apart. Closing any descriptor
+# of a file would free all of the process's locks on it, so there is one, and the last closes it.
+_held: dict[Path, _Held] = {}
 _guard = threading.Lock()
 
 
@@ -25,29 +36,28 @@ _guard = threading.Lock()
 def lock_segments(path: Path, run: str, segments: Iterable[int]) -> Generator[None]:
     """Own segments of a run while the body runs; raises `RunBusy` at once where one is owned."""
     wanted = set(segments)
-    path.parent.mkdir(parents=True, exist_ok=True)
     with _guard:
-        owned = _held.setdefault(path, set())
-        if owned & wanted:
+        if path not in _held:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _held[path] = _Held(os.open(path, os.O_RDWR | os.O_CREAT, 0o644))
+        held = _held[path]
+        if held.segments & wanted:
             raise _busy(run)
-        owned |= wanted
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        held.segments |= wanted
     try:
         for segment in sorted(wanted):
             try:
-                fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, segment)
+                fcntl.lockf(held.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, segment)
             except OSError as error:
                 raise _busy(run) from error
         yield
     finally:
-        # Closing any descriptor of the file frees all of this process's locks on it, so only
-        # the last owner within the process closes for good.
         with _guard:
-            _held[path] -= wanted
+            held.segments -= wanted
             for segment in wanted:
-                fcntl.lockf(descriptor, fcntl.LOCK_UN, 1, segment)
-            if not _held[path]:
-                os.close(descriptor)
+                fcntl.lockf(held.descriptor, fcntl.LOCK_UN, 1, segment)
+            if not held.segments:
+                os.close(_held.pop(path).descriptor)
 
 
 def _busy(run: str) -> RunBusy:

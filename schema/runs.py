@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 
 from sqlalchemy import delete
 
@@ -11,6 +12,7 @@ from .durable import sync_directory
 from .errors import UnknownRun
 from .layout import Layout
 from .locks import lock_segments
+from .snapshot import open_snapshot
 from .tables import Dataset, HeadRow, HeadText, Layer, Model, PoolModel, Run, Segment
 from .views import MANIFEST
 
@@ -24,21 +26,35 @@ def drop_run(layout: Layout, name: str) -> None:
     Raises `UnknownRun`, and `RunBusy` while a process writes it.
     """
     check_format(layout)
-    with publishing(layout) as draft:
+    with _locked(layout, name), publishing(layout) as draft:
         run = find_run(draft, name)
-        with lock_segments(layout.run_lock(run.folder), name, range(run.segments)):
-            for table in (*_DERIVED, Segment):
-                draft.session.execute(delete(table).where(table.run_id == run.run_id))
-            dataset_id, model_id = run.dataset_id, run.model_id
-            draft.session.delete(run)
-            draft.session.flush()
-            for fact in ("run_image", "head_effect"):
-                draft.connection.execute(f"DELETE FROM {fact} WHERE run_id = ?", [run.run_id])
-            if not draft.session.query(Run).filter_by(dataset_id=dataset_id).count():
-                _drop_dataset(draft, dataset_id)
-            if not draft.session.query(Run).filter_by(model_id=model_id).count():
-                draft.session.execute(delete(PoolModel).where(PoolModel.model_id == model_id))
-                draft.session.execute(delete(Model).where(Model.model_id == model_id))
+        for table in (*_DERIVED, Segment):
+            draft.session.execute(delete(table).where(table.run_id == run.run_id))
+        dataset_id, model_id = run.dataset_id, run.model_id
+        draft.session.delete(run)
+        draft.session.flush()
+        for fact in ("run_image", "head_effect"):
+            draft.connection.execute(f"DELETE FROM {fact} WHERE run_id = ?", [run.run_id])
+        if not draft.session.query(Run).filter_by(dataset_id=dataset_id).count():
+            _drop_dataset(draft, dataset_id)
+        if not draft.session.query(Run).filter_by(model_id=model_id).count():
+            draft.session.execute(delete(PoolModel).where(PoolModel.model_id == model_id))
+            draft.session.execute(delete(Model).where(Model.model_id == model_id))
+
+
+@contextmanager
+def _locked(layout: Layout, name: str) -> Generator[None]:
+    """Own every segment of a run until the generation without it is published."""
+    snapshot = open_snapshot(layout.root)
+    try:
+        found = snapshot.rows("SELECT folder, segments FROM run WHERE name = ?", [name])
+    finally:
+        snapshot.connection.close()
+    if not found:
+        yield
+        return
+    with lock_segments(layout.run_lock(found[0]["folder"]), name, range(found[0]["segments"])):
+        yield
 
 
 def uncommit_segments(layout: Layout, name: str, segments: Sequence[int]) -> None:

@@ -130,7 +130,10 @@ def open_snapshot(root: Path) -> Snapshot:
         except (FileNotFoundError, duckdb.IOException) as error:
             # Two generations later the one that CURRENT named is gone: read it again.
             if attempt == 9:
-                msg = f"{root} has no readable catalogue ({error}); `lensbase rollback {root}`."
+                way = f"`lensbase rollback {root}` goes back to the one before"
+                if not layout.current.exists():
+                    way = "it was stopped while it began: the same `lensbase ingest` goes on"
+                msg = f"{root} has no readable catalogue ({error}); {way}."
                 raise StoreCorrupt(msg) from error
     raise AssertionError
 

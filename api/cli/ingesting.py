@@ -66,6 +66,9 @@ def ingest(
     ] = None,
     precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
     batch_size: Annotated[int | None, typer.Option(help="By default what memory allows.")] = None,
+    segment_rows: Annotated[
+        int | None, typer.Option(help="Images committed together, a multiple of 16.")
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of the forward pass.")] = None,
     workers: Annotated[int | None, typer.Option(help="Decoding processes.")] = None,
     thumbnails: Annotated[
@@ -98,6 +101,7 @@ def ingest(
             part=None if part is None else _part(part),
             precision=precision,
             batch_size=batch_size,
+            segment_rows=segment_rows,
             threads=threads,
             workers=workers,
             thumbnails=thumbnails,

@@ -43,8 +43,8 @@ def take_tour(guide: Guide, store: Path, *, picture: Path) -> None:
         "texts that explain each:"
     )
     guide.shell(
-        f'lensbase sql {place} "SELECT component, mean_norm, variance, texts[1] AS first_text\n'
-        'FROM heads ORDER BY variance DESC LIMIT 5"'
+        f'lensbase sql {place} "SELECT component, mean_norm, variance,\n'
+        '  texts[1] AS first_text FROM heads ORDER BY variance DESC LIMIT 5"'
     )
     listed = ", ".join(f"{head.address} ({head.topic})" for head in heads)
     guide.say(
@@ -65,7 +65,8 @@ def take_tour(guide: Guide, store: Path, *, picture: Path) -> None:
     guide.python(
         f'store.sql("""SELECT {head.topic}, count(*) AS of_all,\n'
         f"  count(*) FILTER (list_contains(?, image_id)) AS of_{_TOP}\n"
-        f'FROM images GROUP BY ALL ORDER BY of_{_TOP} DESC LIMIT 5""", [top["image_id"].tolist()])'
+        f'FROM images GROUP BY ALL ORDER BY of_{_TOP} DESC LIMIT 5""",\n'
+        '  [top["image_id"].tolist()])'
     )
     guide.say(f"How much {head.address} writes into a scene, by {head.topic}, from SQL alone:")
     guide.shell(
