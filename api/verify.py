@@ -46,11 +46,13 @@ class VerifyReport:
         return not self.problems
 
     def __str__(self) -> str:
-        counted = ", ".join(f"{count:,} {what}" for what, count in self.checked.items())
+        counted = ", ".join(
+            f"{count:,} {what}{'' if count == 1 else 's'}" for what, count in self.checked.items()
+        )
         if self.ok:
-            return f"verified ({self.level}): {counted}; nothing is wrong"
+            return f"verified ({self.level}), nothing is wrong: {counted}"
         listed = "\n".join(f"- {problem}" for problem in self.problems)
-        return f"verified ({self.level}): {counted}; {len(self.problems)} problems\n{listed}"
+        return f"verified ({self.level}), {len(self.problems)} problems: {counted}\n{listed}"
 
     def count(self, what: str, number: int = 1) -> None:
         """Note that something was checked."""
@@ -79,20 +81,20 @@ def verify(
     report = VerifyReport(level)
     deep = LEVELS.index(level)
     for run in snapshot.run_rows():
-        report.count("runs")
+        report.count("run")
         damaged = list(_check_files(snapshot, run, report, hashes=deep >= 1))
         report.problems += damaged
         if deep >= 2:
             report.problems += _in_run(run, inconsistent_rows(snapshot, run))
             if not damaged:
                 found = broken_identities(snapshot, run, sample=sample, seed=seed)
-                report.count("images recomputed", found.images)
+                report.count("recomputed image", found.images)
                 report.problems += _in_run(run, found.problems)
         if deep >= 3 and not damaged:
             from ..ingest.recheck import differences
 
             found = differences(snapshot, run, sample=min(sample, 16), seed=seed)
-            report.count("images run through the model again", found.images)
+            report.count("rerun image", found.images)
             report.problems += _in_run(run, found.problems)
     report.problems += _check_pools(snapshot, report, hashes=deep >= 1)
     return report
@@ -131,8 +133,8 @@ def _check_files(
             yield Problem(run["name"], segment, f"its manifest {path.name} is missing", remedy)
             continue
         manifest = read_manifest(path)
-        report.count("segments", segment is not None)
-        report.count("files", len(manifest.files))
+        report.count("segment", segment is not None)
+        report.count("file", len(manifest.files))
         for what in damaged_files(layout, manifest, hashes=hashes):
             yield Problem(run["name"], segment, what, remedy)
 
@@ -149,7 +151,7 @@ def _check_pools(snapshot: Snapshot, report: VerifyReport, *, hashes: bool) -> I
         if not path.exists():
             yield Problem(f"pool {row['name']}", None, "its manifest is missing", remedy)
             continue
-        report.count("pools")
+        report.count("pool")
         for what in damaged_files(layout, read_manifest(path), hashes=hashes):
             yield Problem(f"pool {row['name']}", None, what, remedy)
 

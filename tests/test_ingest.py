@@ -55,7 +55,7 @@ def test_all_terms_add_up(world_store: Path) -> None:
     assert before < 1e-5
     report = verify(world_store, level="model", sample=20)
     assert report.ok, str(report)
-    assert report.checked["images recomputed"] == 20
+    assert report.checked["recomputed image"] == 20
 
 
 def test_kept_facts_and_texts(world_store: Path) -> None:

@@ -65,7 +65,7 @@ def take_tour(guide: Guide, store: Path, *, picture: Path) -> None:
     guide.python(
         f'store.sql("""SELECT {head.topic}, count(*) AS of_all,\n'
         f"  count(*) FILTER (list_contains(?, image_id)) AS of_{_TOP}\n"
-        f'FROM images GROUP BY ALL ORDER BY of_{_TOP} DESC LIMIT 5""",\n'
+        f'FROM images GROUP BY ALL ORDER BY of_{_TOP} DESC, 1 LIMIT 5""",\n'
         '  [top["image_id"].tolist()])'
     )
     guide.say(f"How much {head.address} writes into a scene, by {head.topic}, from SQL alone:")
