@@ -87,7 +87,7 @@ def plan_model(name: str, pretrained: str | None) -> Plan:
     )
     if pretrained is None:
         _log.warning(
-            "%s has random weights (seed %d): name a tag or a checkpoint with pretrained",
+            "%s has random weights (seed %d): name a tag or a checkpoint file with --pretrained",
             clean,
             RANDOM_SEED,
         )

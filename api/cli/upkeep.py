@@ -88,8 +88,8 @@ def rollback(
     from ..maintenance import rollback as roll_back
 
     number = roll_back(store, generation)
-    before = "the one before" if generation is None else f"generation {generation}"
-    typer.echo(f"{store} is as in {before} again, published as generation {number}.")
+    before = "the generation before" if generation is None else f"generation {generation}"
+    typer.echo(f"{store} is again as in {before}, published as generation {number}.")
 
 
 @runs.command("list")
