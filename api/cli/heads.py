@@ -77,7 +77,7 @@ def nearest(
     as_json: Json = False,
     as_csv: Csv = False,
 ) -> None:
-    """The images for which a head writes most nearly the same as for one."""
+    """The images for which a head writes most along what it writes for one."""
     with _opened(store, head, run) as view:
         found = view.nearest_images(image_named(to), k, where=where, normalize=normalize)
         print_rows(found, as_json=as_json, as_csv=as_csv, shown=None)
