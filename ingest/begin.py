@@ -20,6 +20,7 @@ from ..schema.catalog import Draft, now, publishing
 from ..schema.errors import RunMismatch
 from ..schema.layout import Layout
 from ..schema.records import ModelInfo
+from ..schema.snapshot import run_shape
 from ..schema.tables import Dataset, Model, Run
 from ..schema.views import MANIFEST, RESERVED_COLUMNS
 from .settings import Settings, fingerprint, versions
@@ -56,20 +57,9 @@ class BegunRun:
     settings: Settings
 
 
-def run_shape(model: ModelInfo, settings: Settings, images: int) -> RunShape:
-    """The shape of the arrays of a run."""
-    return RunShape(
-        images=images,
-        segment_rows=settings.segment_rows,
-        layers=model.layers,
-        heads=model.heads,
-        head_width=model.head_width,
-        embed_dim=model.embed_dim,
-        patches=model.patches,
-        head_layers=settings.head_layers,
-        tokens=settings.tokens,
-        head_token_layers=settings.head_token_layers,
-    )
+def requested_shape(model: ModelInfo, settings: Settings, images: int) -> RunShape:
+    """The shape of the arrays of a run that is about to begin, or to go on."""
+    return run_shape(asdict(model) | asdict(settings) | {"images": images})
 
 
 def keys_sha256(table: pa.Table) -> str:
@@ -100,7 +90,7 @@ def begin_run(layout: Layout, request: Request, *, static: dict[str, npt.NDArray
         image_ids = _images(draft, request, dataset_id)
         settings, shape = (
             request.settings,
-            run_shape(request.model, request.settings, request.table.num_rows),
+            requested_shape(request.model, request.settings, request.table.num_rows),
         )
         draft.session.add(
             Run(

@@ -18,7 +18,7 @@ from ..schema.errors import RunIncomplete
 from ..schema.layout import Layout
 from ..schema.manifest import committed_segments
 from ..schema.shards import RowArray, SegmentArray
-from ..schema.snapshot import read_pool_vectors, read_static
+from ..schema.snapshot import read_pool_vectors, read_static, run_shape
 from ..schema.tables import HeadRow, HeadText, Layer, Model, Pool, PoolModel, Run
 from .publish import take_in
 
@@ -45,7 +45,7 @@ def finalize(layout: Layout, run_id: int) -> None:
             raise RunIncomplete(msg)
         take_in(draft, layout, run)
         model = draft.session.get_one(Model, run.model_id)
-        shape = shape_of(run, model)
+        shape = _shape_of(run, model)
         _summarize_layers(draft, layout, run, shape=shape)
         if shape.head_layers:
             _take_effects(draft, layout, run, shape=shape)
@@ -55,26 +55,21 @@ def finalize(layout: Layout, run_id: int) -> None:
         run.status, run.finished_at = "complete", now()
 
 
-def shape_of(run: Run, model: Model) -> RunShape:
-    """The shape of a run's arrays, from its rows in the catalogue."""
-    return RunShape(
-        images=run.images,
-        segment_rows=run.segment_rows,
-        layers=model.layers,
-        heads=model.heads,
-        head_width=model.head_width,
-        embed_dim=model.embed_dim,
-        patches=model.patches,
-        head_layers=tuple(json.loads(run.head_layers)),
-        tokens=run.tokens,
-        head_token_layers=tuple(json.loads(run.head_token_layers)),
-    )
+def _shape_of(run: Run, model: Model) -> RunShape:
+    columns = _columns(model) | _columns(run)
+    for name in ("head_layers", "head_token_layers"):
+        columns[name] = json.loads(columns[name])
+    return run_shape(columns)
+
+
+def _columns(row: Run | Model) -> dict[str, Any]:
+    return {one.key: getattr(row, one.key) for one in row.__mapper__.column_attrs}
 
 
 def find_texts(draft: Draft, layout: Layout, run: Run, *, pool: Pool) -> None:
     """Run TEXTSPAN (Algorithm 1) for every kept head over a pool, from the whole run's moments."""
     model = draft.session.get_one(Model, run.model_id)
-    shape = shape_of(run, model)
+    shape = _shape_of(run, model)
     known = draft.session.query(HeadText).filter_by(run_id=run.run_id, pool_id=pool.pool_id)
     if known.first() is not None:
         return

@@ -21,7 +21,7 @@ from ..schema.manifest import committed_segments, read_manifest
 from ..schema.snapshot import open_snapshot
 from ..schema.tables import Model, Run
 from . import pools
-from .begin import BegunRun, Request, RunBegun, begin_run, check_same, run_shape
+from .begin import BegunRun, Request, RunBegun, begin_run, check_same, requested_shape
 from .decompose import Decomposer, Kept, head_basis, projection_weights
 from .devices import choose_device, default_threads, default_workers, fix_threads, free_batch_size
 from .finalize import finalize, find_texts
@@ -165,7 +165,9 @@ def _begin_or_resume(
             batch_size=given.batch_size or free_batch_size(loaded),
             threads=given.threads or default_threads(),
         )
-        one = run_shape(request.model, replace(settings, segment_rows=1), request.table.num_rows)
+        one = requested_shape(
+            request.model, replace(settings, segment_rows=1), request.table.num_rows
+        )
         settings = replace(settings, segment_rows=given.segment_rows or segment_rows_for(one))
         visual = loaded.visual
         static = {"head_basis": head_basis(visual, settings.head_layers)}
@@ -199,7 +201,7 @@ class _Job:
     ) -> None:
         settings = begun.settings
         self.layout, self.begun, self.source, self.model = layout, begun, source, model
-        self.shape = run_shape(model.info, settings, images)
+        self.shape = requested_shape(model.info, settings, images)
         self.stored = [name for name, spec in run_arrays(self.shape).items() if spec.kind == "row"]
         self.device = next(model.model.parameters()).device
         basis = head_basis(model.visual, settings.head_layers)
