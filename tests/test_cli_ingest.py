@@ -103,6 +103,25 @@ def test_ctrl_c_while_watching_is_one_line(world_store: Path, tmp_path: Path) ->
     assert (watching.returncode, err) == (130, "Interrupted.\n")
 
 
+def test_ctrl_c_in_the_middle_of_a_query_is_one_line(world_store: Path) -> None:
+    """DuckDB takes the interrupt for itself and raises a RuntimeError."""
+    endless = "SELECT sum(sin(a.range + b.range)) FROM range(1000000) a, range(1000000) b"
+    asking = start("sql", world_store, endless)
+    deadline = time.monotonic() + 60
+    while _cpu_seconds(asking.pid) < 3:
+        assert asking.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    asking.send_signal(signal.SIGINT)
+    _, err = asking.communicate(timeout=60)
+    assert (asking.returncode, err) == (130, "Interrupted.\n")
+
+
+def _cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def test_piped_it_is_quiet_and_says_what_to_do_next(scenes: Path, tmp_path: Path) -> None:
     """Options reach the run; rejected images are counted, and the line that lists them runs."""
     folder, store = tmp_path / "photos", tmp_path / "s.lens"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
+import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from types import FrameType
 from typing import Any
 
 import typer
@@ -27,30 +30,61 @@ class CommandLine(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command that was asked for."""
-        try:
-            result = super().invoke(ctx)
-            sys.stdout.flush()
-        except KeyboardInterrupt:
-            stays = "what was committed stays, and the same command goes on from there"
-            resumable = ctx.invoked_subcommand in _RESUMABLE
-            _say(f"Interrupted{f': {stays}' if resumable else ''}.")
-            raise typer.Exit(INTERRUPTED) from None
-        except BrokenPipeError:
-            # Whoever read our output has seen enough; nothing is left to flush at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(1) from None
-        except Exception as error:
-            message = _explained(error)
-            if message is None:
-                raise
-            _say(f"Error: {message}")
-            raise typer.Exit(FAILED) from None
+        with _heard_interrupts() as asked:
+            try:
+                result = super().invoke(ctx)
+                sys.stdout.flush()
+            except KeyboardInterrupt:
+                raise _interrupted(ctx) from None
+            except BrokenPipeError:
+                # Whoever read our output has seen enough; nothing is left to flush at exit.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                raise typer.Exit(1) from None
+            except Exception as error:
+                if asked:
+                    raise _interrupted(ctx) from None
+                message = _explained(error)
+                if message is None:
+                    raise
+                _say(f"Error: {message}")
+                raise typer.Exit(FAILED) from None
         return result
 
 
 def one_line(message: str) -> str:
     """A message without line breaks, and without the excerpt that DuckDB points into."""
     return " ".join(re.sub(r"\n+LINE \d+:.*\n[\s^]*", "\n", message).split())
+
+
+@contextlib.contextmanager
+def _heard_interrupts() -> Generator[list[int]]:
+    """Collect the Ctrl-C's of this command.
+
+    DuckDB and Arrow take a KeyboardInterrupt that comes in the middle of a call for themselves,
+    and raise an error of their own.
+    """
+    asked: list[int] = []
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        asked.append(number)
+        signal.default_int_handler(number, frame)
+
+    before = signal.getsignal(signal.SIGINT)
+    heard = before is signal.default_int_handler
+    if heard:
+        signal.signal(signal.SIGINT, hear)
+    try:
+        yield asked
+    finally:
+        if heard:
+            signal.signal(signal.SIGINT, before)
+
+
+def _interrupted(ctx: Any) -> typer.Exit:
+    stays = "what was committed stays, and the same command goes on from there"
+    resumable = ctx.invoked_subcommand in _RESUMABLE
+    _say(f"Interrupted{f': {stays}' if resumable else ''}.")
+    return typer.Exit(INTERRUPTED)
 
 
 def _say(message: str) -> None:
