@@ -299,7 +299,7 @@ class _RowReader:
                 records,
                 thumbnails=self._thumbnails(old),
                 values=values,
-                moment=self._moment(values) if len(readable) else None,
+                totals=self._totals(values) if len(readable) else {},
             )
 
     def _thumbnails(self, rows: npt.NDArray[np.int64]) -> list[bytes | None]:
@@ -307,8 +307,12 @@ class _RowReader:
             return [None] * len(rows)
         return self._pictures.thumbnails(rows.tolist())
 
-    def _moment(self, values: dict[str, npt.NDArray[Any]]) -> npt.NDArray[np.float64] | None:
-        if not self._heads:
-            return None
-        factors = head_factors(values["head_value"], values["scale"])
-        return moments(factors, values["scale"][:, 2])
+    def _totals(self, values: dict[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[np.float64]]:
+        found: dict[str, npt.NDArray[np.float64]] = {}
+        if "layer_sum" in values:
+            terms = np.concatenate([values["layer"], values["cls_token"][:, None]], axis=1)
+            found["layer_total"] = terms.sum(0, dtype=np.float64)
+        if self._heads:
+            factors = head_factors(values["head_value"], values["scale"])
+            found["head_moment"] = moments(factors, values["scale"][:, 2])
+        return found

@@ -76,6 +76,8 @@ def broken_identities(
     if not len(rows) or found.problems:
         return found
     _check_sums(found, values)
+    if shape.layer_sums:
+        _check_layer_sums(found, snapshot, run, values=values, arrays=arrays)
     if shape.head_layers:
         basis = read_static(snapshot.layout, run["folder"], "head_basis")
         _check_heads(found, values, shape, basis=basis)
@@ -97,6 +99,30 @@ def _check_sums(found: Findings, values: dict[str, npt.NDArray[Any]]) -> None:
     if "token" in values:
         left = token_residual(values["token"], values["cls_token"], layer, representation=whole)
         found.check("tokens, EMBED and MLP terms miss M(I)", left, limit=SUM_TOLERANCE)
+
+
+def _check_layer_sums(
+    found: Findings,
+    snapshot: Snapshot,
+    run: dict[str, Any],
+    *,
+    values: dict[str, npt.NDArray[Any]],
+    arrays: Arrays,
+) -> None:
+    """Compare running sums with the terms, and one segment's totals with its stored rows."""
+    layer = values["layer"].astype(np.float64)
+    again = np.stack([layer[:, 1::2], layer[:, 2::2]], axis=1).cumsum(axis=2)
+    norms = np.linalg.norm(values["representation"].astype(np.float64), axis=1)
+    left = np.linalg.norm(values["layer_sum"] - again, axis=-1) / norms[:, None, None]
+    found.check("sums over layers miss the terms", left, limit=SUM_TOLERANCE)
+    segment = _first_segment(snapshot, run)
+    rows = np.array(run_shape(run).rows_of(segment))
+    terms = arrays["layer"].read(rows).astype(np.float64)
+    cls_token = arrays["cls_token"].read(rows).astype(np.float64)
+    total = np.nansum(np.concatenate([terms, cls_token[:, None]], axis=1), axis=0)
+    stored = snapshot.segment_array(run, "layer_total").map(segment)
+    left = np.linalg.norm(stored - total, axis=-1) / np.linalg.norm(total[:-1].sum(0))
+    found.check(f"totals of segment {segment} differ", left, limit=VALUE_TOLERANCE)
 
 
 def _check_heads(
@@ -153,11 +179,7 @@ def _check_moments(
     found: Findings, snapshot: Snapshot, run: dict[str, Any], *, arrays: Arrays
 ) -> None:
     """Compare one segment's moments, made before rounding, with those of its stored rows."""
-    (first,) = snapshot.rows(
-        "SELECT min(segment) AS segment FROM segment WHERE run_id = ? AND rejected < rows",
-        [run["run_id"]],
-    )
-    segment: int = first["segment"]
+    segment = _first_segment(snapshot, run)
     rows = np.array(run_shape(run).rows_of(segment))
     values, scale = arrays["head_value"].read(rows), arrays["scale"].read(rows)
     again = moments(head_factors(values, scale), scale[:, 2])
@@ -167,6 +189,15 @@ def _check_moments(
     found.check(f"moments of segment {segment} differ", left, limit=VALUE_TOLERANCE)
     if not np.array_equal(stored[..., -1, -1], again[..., -1, -1]):
         found.problems.append(f"moments of segment {segment} count other images than its rows")
+
+
+def _first_segment(snapshot: Snapshot, run: dict[str, Any]) -> int:
+    """The first segment with an image that could be read."""
+    (first,) = snapshot.rows(
+        "SELECT min(segment) AS segment FROM segment WHERE run_id = ? AND rejected < rows",
+        [run["run_id"]],
+    )
+    return first["segment"]
 
 
 def _sampled(

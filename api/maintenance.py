@@ -25,6 +25,17 @@ def drop_run(path: str | os.PathLike[str], name: str) -> None:
     runs.drop_run(Layout(Path(path)), name)
 
 
+def upgrade(path: str | os.PathLike[str]) -> int:
+    """Publish a store of an older minor version in this one's format; return the generation.
+
+    Arrays stay as they are. Raises `StoreNotFound`, `NotAStore` or `FormatTooNew`.
+    """
+    layout = Layout(Path(path))
+    catalog.check_format(layout)
+    with catalog.publishing(layout) as draft:
+        return draft.generation
+
+
 def rollback(path: str | os.PathLike[str], generation: int | None = None) -> int:
     """Publish an earlier generation again (by default the one before); return its new number.
 

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from ..schema.components import Head, parse_head, split_run
 from ..schema.errors import (
+    BadSelection,
     HeadNotStored,
     HeadTokensNotStored,
     TokensNotStored,
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 F32 = npt.NDArray[np.float32]
+
+_BLOCK = 256
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,26 @@ class OpenRun:
         """Second moments [2, e+4, e+4] of one head over all committed images."""
         array = self._snapshot.segment_array(self.row, "head_moment")
         return array.total(self.segments, slice(None), head.place, head.address.head)
+
+    @cached_property
+    def term_means(self) -> npt.NDArray[np.float64]:
+        """Means [2L+2, d'] over the run's images of the 2L+1 terms and of the class token's part.
+
+        From values before rounding. Raises `BadSelection` where no image is there.
+        """
+        images = self.images.select()
+        if not len(images):
+            msg = f"run {self.name!r} has no readable image yet, so nothing has a mean."
+            raise BadSelection(msg)
+        if self.shape.layer_sums:
+            array = self._snapshot.segment_array(self.row, "layer_total")
+            return array.total(self.segments) / len(images)
+        total = np.zeros((2 * self.shape.layers + 2, self.shape.embed_dim))
+        for start in range(0, len(images), _BLOCK):
+            rows = images.rows[start : start + _BLOCK]
+            total[:-1] += self.arrays["layer"].read(rows).sum(0, dtype=np.float64)
+            total[-1] += self.arrays["cls_token"].read(rows).sum(0, dtype=np.float64)
+        return total / len(images)
 
     def head(self, address: str) -> KeptHead:
         """Find a head by its address, with or without the run's name.

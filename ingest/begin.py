@@ -59,7 +59,7 @@ class BegunRun:
 
 def requested_shape(model: ModelInfo, settings: Settings, images: int) -> RunShape:
     """The shape of the arrays of a run that is about to begin, or to go on."""
-    return run_shape(asdict(model) | asdict(settings) | {"images": images})
+    return run_shape(asdict(model) | asdict(settings) | {"images": images, "layer_sums": True})
 
 
 def keys_sha256(table: pa.Table) -> str:
@@ -104,6 +104,7 @@ def begin_run(layout: Layout, request: Request, *, static: dict[str, npt.NDArray
                 keys_sha256=keys_sha256(request.table),
                 images=shape.images,
                 segments=shape.segments,
+                layer_sums=shape.layer_sums,
                 versions=json.dumps(versions()),
                 head_effect_complete=False,
                 created_at=now(),

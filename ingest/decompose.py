@@ -60,6 +60,11 @@ class Decomposition:
     head_token_weight: Tensor | None
     head_token_value: Tensor | None
 
+    @property
+    def layer_sum(self) -> Tensor:
+        """Sums of the terms of layers 0 to l: [B, 2, L, E], attention then MLPs."""
+        return torch.stack((self.layer[:, 1::2], self.layer[:, 2::2]), dim=1).cumsum(2)
+
 
 class Decomposer:
     """Takes batches of images [B, 3, height, width] apart in one forward pass (T2.4-T2.6).

@@ -6,12 +6,12 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from ..schema.arrays import run_arrays, segment_rows_for
+from ..schema.arrays import Storage, run_arrays, segment_rows_for
 from ..schema.catalog import create_store, publishing
 from ..schema.components import check_name, slug
 from ..schema.errors import BadPart, RunMismatch
@@ -27,7 +27,7 @@ from .devices import choose_device, default_threads, default_workers, fix_thread
 from .finalize import finalize, find_texts
 from .loading import batches
 from .models import load_model
-from .moments import head_moments
+from .moments import head_moments, layer_totals
 from .publish import due, publish_segments, published_segments
 from .segment import RunFiles, SegmentBuffer, clear_partial
 from .settings import Settings, choose_layers
@@ -77,6 +77,7 @@ def ingest(
     segment_rows: int | None = None,
     workers: int | None = None,
     thumbnails: bool = True,
+    storage: Storage = "float16",
     part: tuple[int, int] | None = None,
     resume: bool = True,
     progress: Progress | None = None,
@@ -86,7 +87,8 @@ def ingest(
     `images` is a folder, manifest, Parquet, WebDataset, `datasets` directory or list of paths;
     `model` an open_clip name, `world` or a module. `heads` and `head_tokens` choose layers;
     tokens are kept by default up to 100,000 images. `part=(3, 16)` writes the third of sixteen
-    parts. `batch_size`, `threads` and `segment_rows` (a multiple of 16) are chosen where None, and
+    parts. `storage="float32"` keeps contributions unrounded, in twice the space. `batch_size`,
+    `threads` and `segment_rows` (a multiple of 16) are chosen where None, and
     kept by the run. The same call again goes on where the last one stopped, and gives the
     same bytes.
 
@@ -118,6 +120,7 @@ def ingest(
         batch_size=batch_size or 0,
         threads=threads or 0,
         segment_rows=_segment_rows(segment_rows),
+        storage=_storage(storage),
     )
     request = Request(
         run=check_name(name, kind="run"),
@@ -239,13 +242,13 @@ class _Job:
                 buffer = SegmentBuffer(self.files, segment)
                 for _ in self._ranges(segment):
                     batch = next(batches)
-                    values, moment = self._parts(batch)
+                    values, totals = self._parts(batch)
                     buffer.put(
                         batch.rows,
                         batch.records,
                         thumbnails=batch.thumbnails,
                         values=values,
-                        moment=moment,
+                        totals=totals,
                     )
                     images += len(batch.rows)
                     tell(images, total)
@@ -284,15 +287,16 @@ class _Job:
 
     def _parts(
         self, batch: Batch
-    ) -> tuple[dict[str, npt.NDArray[Any]], npt.NDArray[np.float64] | None]:
-        """The row arrays and the moments of a batch's readable images."""
+    ) -> tuple[dict[str, npt.NDArray[Any]], dict[str, npt.NDArray[np.float64]]]:
+        """The row arrays of a batch's readable images, and sums over them before rounding."""
         if not batch.ok.any():
-            return {}, None
+            return {}, {}
         parts = self.decompose(batch.images.to(self.device, non_blocking=True))
         values = {name: getattr(parts, name).float().cpu().numpy() for name in self.stored}
-        if not self.shape.head_layers:
-            return values, None
-        return values, head_moments(parts.head_value, parts.scale)
+        totals = {"layer_total": layer_totals(parts.layer, parts.cls_token)}
+        if self.shape.head_layers:
+            totals["head_moment"] = head_moments(parts.head_value, parts.scale)
+        return values, totals
 
 
 def _silently(done: int, total: int) -> None:
@@ -304,6 +308,13 @@ def _segment_rows(rows: int | None) -> int:
         msg = f"segment_rows {rows} does not divide into chunks; give a multiple of 16."
         raise BadPart(msg)
     return rows or 0
+
+
+def _storage(storage: str) -> Storage:
+    if storage not in get_args(Storage):
+        msg = f"storage {storage!r} is not kept; choose one of {', '.join(get_args(Storage))}."
+        raise BadPart(msg)
+    return cast("Storage", storage)
 
 
 def _tag(pretrained: str | None) -> str | None:

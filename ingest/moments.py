@@ -1,4 +1,4 @@
-"""Second moments of heads, from which a whole run's TEXTSPAN needs nothing else."""
+"""Sums over images, made before anything is rounded."""
 
 from __future__ import annotations
 
@@ -33,3 +33,14 @@ def head_moments(head_value: Tensor, scale: Tensor) -> npt.NDArray[np.float64]:
     plain = factors.transpose(2, 3) @ factors
     factors[..., : width + 3] /= norm[:, None]
     return torch.stack((plain, factors.transpose(2, 3) @ factors)).cpu().numpy()
+
+
+@torch.inference_mode()
+def layer_totals(layer: Tensor, cls_token: Tensor) -> npt.NDArray[np.float64]:
+    """Sum the terms [K, 2L+1, E] and the class token's part [K, E] over images, in float64.
+
+    Gives [2L+2, E], the class token's last; rejected images (NaN rows) are skipped.
+    """
+    valid = layer.isfinite().flatten(1).all(1)
+    terms = torch.cat((layer, cls_token[:, None]), dim=1)[valid].cpu()
+    return terms.sum(0, dtype=torch.float64).numpy()

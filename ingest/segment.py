@@ -52,7 +52,7 @@ class SegmentBuffer:
     values: dict[str, npt.NDArray[Any]] = field(default_factory=dict[str, npt.NDArray[Any]])
     records: dict[int, ImageRecord] = field(default_factory=dict)
     thumbnails: dict[int, bytes | None] = field(default_factory=dict[int, bytes | None])
-    moment: npt.NDArray[np.float64] | None = None
+    totals: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Allocate every row array as NaN: what a rejected image's row stays."""
@@ -73,11 +73,11 @@ class SegmentBuffer:
         *,
         thumbnails: Sequence[bytes | None],
         values: Mapping[str, npt.NDArray[Any]],
-        moment: npt.NDArray[np.float64] | None,
+        totals: Mapping[str, npt.NDArray[np.float64]],
     ) -> None:
-        """Take a batch: `values` [k, ...] and `moment` are of its k readable images, in order.
+        """Take a batch: `values` [k, ...] and `totals` are of its k readable images, in order.
 
-        The moment comes from values before rounding: whole-run TEXTSPAN rests on it.
+        The totals come from values before rounding: whole-run TEXTSPAN rests on them.
         """
         for row, record, thumbnail in zip(rows.tolist(), records, thumbnails, strict=True):
             self.records[row] = record
@@ -87,8 +87,8 @@ class SegmentBuffer:
         if len(readable):
             for name, buffer in self.values.items():
                 buffer[readable] = values[name]
-        if moment is not None:
-            self.moment = moment if self.moment is None else self.moment + moment
+        for name, total in totals.items():
+            self.totals[name] = self.totals[name] + total if name in self.totals else total
 
     def write(self) -> manifest.Manifest:
         """Write every file of the segment and commit it."""
@@ -121,15 +121,16 @@ class SegmentBuffer:
                 values = self.values[name]
                 yield path, encode_shard(spec, values, segment_rows=shape.segment_rows)
             else:
-                yield path, encode_chunk(spec, self._moment(spec))
+                yield path, encode_chunk(spec, self._total(spec))
         yield layout.image_rows(folder, self.segment), _parquet(self._image_rows())
         if shape.head_layers:
             yield layout.effect_rows(folder, self.segment), _parquet(self._effect_rows())
         if any(webp is not None for webp in self.thumbnails.values()):
             yield layout.thumbnails(folder, self.segment), self._thumbnail_file()
 
-    def _moment(self, spec: ArraySpec) -> npt.NDArray[np.float64]:
-        return self.moment if self.moment is not None else np.zeros(spec.shape[1:])
+    def _total(self, spec: ArraySpec) -> npt.NDArray[np.float64]:
+        # A segment of rejected images only has none.
+        return self.totals.get(spec.name, np.zeros(spec.shape[1:]))
 
     def _image_rows(self) -> Any:
         import pyarrow as pa

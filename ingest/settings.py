@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from typing import Any
 
+from ..schema.arrays import Storage
 from ..schema.catalog import version
 from ..schema.errors import BadAddress
 from ..schema.records import ModelInfo
@@ -35,6 +36,7 @@ class Settings:
     batch_size: int
     threads: int
     segment_rows: int
+    storage: Storage = "float16"
     seed: int = 0
 
 

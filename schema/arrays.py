@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 ENCODING_VERSION = "1.0"
 Kind = Literal["row", "segment"]
+Storage = Literal["float16", "float32"]
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,9 @@ class RunShape:
     head_layers: tuple[int, ...]
     tokens: bool
     head_token_layers: tuple[int, ...]
+    storage: Storage = "float16"
+    # Runs of format 1.0 have no sums over layers.
+    layer_sums: bool = True
 
     @property
     def segments(self) -> int:
@@ -67,7 +71,8 @@ def run_arrays(run: RunShape) -> dict[str, ArraySpec]:
 
     Values are stored unnormalised; a rejected image's row is NaN in every row array.
     """
-    f2, f4, f8 = (np.dtype(code) for code in ("<f2", "<f4", "<f8"))
+    f4, f8 = np.dtype("<f4"), np.dtype("<f8")
+    f2 = f4 if run.storage == "float32" else np.dtype("<f2")
     images, rows, joint = run.images, run.segment_rows, run.embed_dim
     terms, tokens = 2 * run.layers + 1, run.patches
     kept, heads, width = len(run.head_layers), run.heads, run.head_width
@@ -90,6 +95,20 @@ def run_arrays(run: RunShape) -> dict[str, ArraySpec]:
             comment="mu, sigma of the final LayerNorm; ||M(I)||; completeness residual",
         ),
     ]  # fmt: skip
+    if run.layer_sums:
+        specs += [
+            ArraySpec(
+                "layer_sum", ("image", "kind", "layer", "embedding"),
+                (images, 2, run.layers, joint), (rows, 1, 1, joint), f2,
+                comment="sums of the terms of layers 0 to l: attention (kind 0), MLPs (kind 1)",
+            ),
+            ArraySpec(
+                "layer_total", ("segment", "term", "embedding"),
+                (run.segments, terms + 1, joint), (1, terms + 1, joint), f8, kind="segment",
+                comment="sums over the segment's images of the residual terms and of what the "
+                "class token attends from itself, from values before rounding",
+            ),
+        ]  # fmt: skip
     if kept:
         moment = (run.segments, 2, kept, heads, width + 4, width + 4)
         specs += [

@@ -20,6 +20,7 @@ from . import durable, tables
 from .errors import GenerationNotFound, NotAStore, RunBusy
 from .format import FORMAT_MAJOR, FORMAT_MINOR, check_format
 from .layout import Layout
+from .upgrade import upgrade_catalog
 from .views import create_views
 
 if TYPE_CHECKING:
@@ -153,7 +154,9 @@ def publishing(layout: Layout, *, origin: int | None = None) -> Generator[Draft]
             engine = open_engine(path)
             try:
                 with Session(engine) as session:
-                    if not published:
+                    if published:
+                        upgrade_catalog(session.connection())
+                    else:
                         tables.metadata.create_all(session.connection())
                         session.add(_first_info())
                     connection = session.connection().connection.driver_connection

@@ -84,6 +84,10 @@ class FormatTooNew(LensbaseError, RuntimeError):
     """A store written in a format this version does not read."""
 
 
+class FormatTooOld(LensbaseError, RuntimeError):
+    """The store's catalogue was published by an older version and must be upgraded first."""
+
+
 class RunBusy(LensbaseError, RuntimeError):
     """Another process is writing the run or publishing the store."""
 

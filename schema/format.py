@@ -5,12 +5,18 @@ A module of its own, so that opening a store does not import SQLAlchemy.
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 from . import durable
-from .errors import FormatTooNew, NotAStore, StoreNotFound
+from .errors import FormatTooNew, FormatTooOld, NotAStore, StoreNotFound
 from .layout import Layout
 
+if TYPE_CHECKING:
+    import duckdb
+
 FORMAT_MAJOR = 1
-FORMAT_MINOR = 0
+FORMAT_MINOR = 1
 
 
 def check_format(layout: Layout) -> None:
@@ -32,3 +38,16 @@ def check_format(layout: Layout) -> None:
             f"lensbase reads up to {FORMAT_MAJOR}; `pip install --upgrade lensbase`."
         )
         raise FormatTooNew(msg)
+
+
+def check_catalog(root: Path, connection: duckdb.DuckDBPyConnection) -> None:
+    """Raise `FormatTooOld` where a catalogue lacks tables or columns that this version reads."""
+    found = connection.execute("SELECT format_minor FROM lens_info").fetchone()
+    if found is None or found[0] < FORMAT_MINOR:
+        minor = found[0] if found else 0
+        msg = (
+            f"{root} has format {FORMAT_MAJOR}.{minor}, this lensbase reads "
+            f"{FORMAT_MAJOR}.{FORMAT_MINOR}; `lensbase upgrade {root}` publishes its catalogue in "
+            "that format and leaves the arrays as they are."
+        )
+        raise FormatTooOld(msg)

@@ -76,6 +76,10 @@ class Layout:
         """The manifest of a pool's embeddings by one model."""
         return self.root / "pools" / pool / f"{weights_sha256[:16]}.json"
 
+    def derived(self, table: str, fingerprint: str) -> Path:
+        """The Parquet file of a result that a reader computed and kept."""
+        return self.root / "derived" / table / f"{fingerprint}.parquet"
+
     @property
     def publish_lock(self) -> Path:
         """Held while a generation is made and published."""

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from . import durable
 from .arrays import RunShape, run_arrays
 from .errors import StoreCorrupt
-from .format import check_format
+from .format import check_catalog, check_format
 from .layout import Layout
 from .shards import RowArray, SegmentArray, read_whole
 
@@ -102,6 +102,8 @@ def run_shape(run: Mapping[str, Any]) -> RunShape:
         head_layers=tuple(run["head_layers"]),
         tokens=run["tokens"],
         head_token_layers=tuple(run["head_token_layers"]),
+        storage=run["storage"],
+        layer_sums=run["layer_sums"],
     )
 
 
@@ -115,7 +117,7 @@ def connect(path: Path) -> duckdb.DuckDBPyConnection:
 def open_snapshot(root: Path) -> Snapshot:
     """Open the published generation of a store, read-only; many readers may at once.
 
-    Raises `StoreNotFound`, `NotAStore`, `FormatTooNew` or `StoreCorrupt`.
+    Raises `StoreNotFound`, `NotAStore`, `FormatTooNew`, `FormatTooOld` or `StoreCorrupt`.
     """
     import duckdb
 
@@ -126,6 +128,7 @@ def open_snapshot(root: Path) -> Snapshot:
             generation = int(durable.read_json(layout.current)["generation"])
             path = layout.catalog(generation)
             connection = connect(path)
+            check_catalog(root, connection)
             return Snapshot(layout, generation, connection)
         except (FileNotFoundError, duckdb.IOException) as error:
             # Two generations later the one that CURRENT named is gone: read it again.

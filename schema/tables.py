@@ -21,6 +21,7 @@ from sqlalchemy import (
     Table,
     UniqueConstraint,
 )
+from sqlalchemy import text as text_clause
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 metadata = MetaData()
@@ -118,12 +119,18 @@ class Run(Entity):
     images: Mapped[int] = _int("rows of the run's arrays, rejected images included")
     segment_rows: Mapped[int] = _int("rows of a segment: the unit of commit and of resuming")
     segments: Mapped[int] = _int("segments of the whole run")
+    layer_sums: Mapped[bool] = mapped_column(
+        Boolean, server_default=text_clause("false"), comment="whether sums over layers are kept"
+    )
     head_layers: Mapped[str] = _text("JSON list of the layers whose heads are kept")
     tokens: Mapped[bool] = mapped_column(Boolean, comment="whether image tokens are kept")
     head_token_layers: Mapped[str] = _text("JSON list of layers with every head's tokens kept")
     thumbnails: Mapped[bool] = mapped_column(Boolean, comment="whether thumbnails are kept")
     device: Mapped[str] = _text("device that ran the model")
     precision: Mapped[str] = _text("fp32 or bf16")
+    storage: Mapped[str] = mapped_column(
+        String, server_default="float16", comment="type of stored contributions: float16 or float32"
+    )
     batch_size: Mapped[int] = _int("images in a batch; it changes the last bits of float16")
     threads: Mapped[int] = _int("threads of the forward pass; they change the last bits too")
     seed: Mapped[int] = _int("seed of random initialisation, where weights are random")
@@ -271,6 +278,27 @@ text = Table(
     Column("position", Integer, comment="position in the pool, from 0"),
     Column("text", String, comment="the text"),
     comment="Texts of the pools.",
+)
+
+annotation = Table(
+    "annotation",
+    metadata,
+    Column("run_id", Integer, comment="the run"),
+    Column("component", String, comment="address of the component"),
+    Column("role", String, comment="what it does, in a word"),
+    Column("source", String, comment="person, or the rule that proposed the role"),
+    Column("note", String, comment="anything to remember"),
+    Column("created_at", DateTime, comment="when it was written, UTC"),
+    comment="Roles of components, given by people or rules.",
+)
+
+derived = Table(
+    "derived",
+    metadata,
+    Column("relation", String, comment="table that the result belongs to"),
+    Column("fingerprint", String, comment="hash of everything that the result depends on"),
+    Column("parameters", String, comment="JSON: what it was computed from"),
+    comment="Results computed after the ingest and taken into the catalogue.",
 )
 
 data_dictionary = Table(

@@ -21,7 +21,7 @@ VIEWS: dict[str, tuple[str, str]] = {
                r.images, s.committed, s.rejected, r.segments, r.segment_rows, m.layers, m.heads,
                m.head_width, m.width, m.embed_dim, m.patches, m.activation, r.head_layers,
                r.tokens, r.head_token_layers, r.default_pool, s.bytes, s.max_residual,
-               r.head_effect_complete,
+               r.head_effect_complete, r.storage, r.layer_sums,
                r.precision, r.device, r.batch_size, r.threads, r.created_at, r.finished_at
            FROM run r JOIN model m USING (model_id) JOIN dataset d USING (dataset_id)
            LEFT JOIN (SELECT run_id, sum(rows)::BIGINT AS committed,

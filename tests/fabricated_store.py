@@ -58,6 +58,7 @@ class Truth:
     arrays: dict[str, F64]
     basis: F64
     moment: F64
+    totals: F64
     pools: dict[str, F64]
     image_ids: npt.NDArray[np.int64]
     keys: list[str]
@@ -149,6 +150,7 @@ def _draw(random: np.random.Generator, shape: RunShape, rejected: dict[int, str]
         "representation": representation,
         "cls_token": random.normal(size=(K, E)),
         "layer": layer,
+        "layer_sum": np.stack([layer[:, 1::2], layer[:, 2::2]], axis=1).cumsum(axis=2),
         "scale": scale,
         "head_value": u,
         "token": random.normal(size=(K, T, E)),
@@ -161,6 +163,7 @@ def _draw(random: np.random.Generator, shape: RunShape, rejected: dict[int, str]
     ok[[row for row in rejected if row < K]] = False
     for array in stored.values():
         array[~ok] = np.nan
+    terms = np.concatenate([stored["layer"], stored["cls_token"][:, None]], axis=1)
     unrounded = head_factors(u.astype(np.float32), scale)
     unrounded[~ok] = np.nan
     moment = np.stack(
@@ -179,6 +182,12 @@ def _draw(random: np.random.Generator, shape: RunShape, rejected: dict[int, str]
         arrays={name: array.astype(np.float64) for name, array in stored.items()},
         basis=basis.astype(np.float64),
         moment=moment,
+        totals=np.stack(
+            [
+                np.nansum(terms[part.start : part.stop].astype(np.float64), axis=0)
+                for part in map(shape.rows_of, range(shape.segments))
+            ]
+        ),
         pools={
             "general": unit[: len(TEXTS)].astype(np.float64),
             "words": unit[len(TEXTS) :].astype(np.float64),
@@ -266,6 +275,8 @@ def _run(
         thumbnails=thumbnails,
         device="cpu",
         precision="fp32",
+        storage=shape.storage,
+        layer_sums=shape.layer_sums,
         batch_size=8,
         threads=1,
         seed=0,
@@ -352,7 +363,8 @@ def _files(layout: Layout, name: str, truth: Truth, segment: int, *, thumbnails:
     shape, rows = truth.shape, truth.shape.rows_of(segment)
     for array, spec in run_arrays(shape).items():
         if spec.kind == "segment":
-            parts = encode_chunk(spec, truth.moment[segment])
+            total = truth.moment if array == "head_moment" else truth.totals
+            parts = encode_chunk(spec, total[segment])
         else:
             values = truth.arrays[array][rows.start : rows.stop].astype(spec.dtype)
             parts = encode_shard(spec, values, segment_rows=shape.segment_rows)

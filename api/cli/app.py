@@ -46,6 +46,7 @@ app.command("sql")(looking.sql)
 app.command("verify")(upkeep.verify)
 app.command("copy")(upkeep.copy)
 app.command("rollback")(upkeep.rollback)
+app.command("upgrade")(upkeep.upgrade)
 for name, group in {
     "run": upkeep.runs,
     "pool": pools.pools,

@@ -74,6 +74,9 @@ def ingest(
     thumbnails: Annotated[
         bool, typer.Option("--thumbnails/--no-thumbnails", help="Keep the crops the model saw.")
     ] = True,
+    storage: Annotated[
+        str, typer.Option(help="float16, or float32: unrounded, in twice the space.")
+    ] = "float16",
     resume: Annotated[
         bool,
         typer.Option("--resume/--no-resume", help="Go on with a run that exists, or refuse to."),
@@ -105,6 +108,7 @@ def ingest(
             threads=threads,
             workers=workers,
             thumbnails=thumbnails,
+            storage=storage,
             resume=resume,
             progress=progress,
         )

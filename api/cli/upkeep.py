@@ -92,6 +92,14 @@ def rollback(
     typer.echo(f"{store} is again as in {before}, published as generation {number}.")
 
 
+def upgrade(store: Store) -> None:
+    """Publish a store of an older format in this one's."""
+    from ..maintenance import upgrade as upgrade_store
+
+    number = upgrade_store(store)
+    typer.echo(f"{store} is in today's format, published as generation {number}.")
+
+
 @runs.command("list")
 def list_runs(store: Store, as_json: Json = False, as_csv: Csv = False) -> None:
     """The runs of a store, with their settings."""
