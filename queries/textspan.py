@@ -29,6 +29,9 @@ _DEFLATED = 1e-12
 _DRIFT = 1e-11
 # Scores that agree this well are a tie, and the first text wins.
 _TIE = 1e-12
+# Texts in one product of a pick: few enough that BLAS takes one thread. Two gain nothing on so
+# little, and where cores are shared they wait for each other at every pick, many times its length.
+_COLUMNS = 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,12 +192,21 @@ def _greedy(
         picks.append(int(near[first]))
         variances.append(variance)
         picked = np.vstack([picked, direction])
-        along, across = np.vstack([direction, shared]) @ pool
+        along, across = _products(np.vstack([direction, shared]), pool)
         power += along * (along * variance - 2 * across)
         squared -= along * along
         outer = np.outer(direction, shared - 0.5 * variance * direction)
         spread = spread - outer - outer.T
     return picks, variances, picked
+
+
+def _products(rows: F64, pool: F64) -> F64:
+    """`rows @ pool`, some columns at a time."""
+    found = np.empty((len(rows), pool.shape[1]))
+    for start in range(0, pool.shape[1], _COLUMNS):
+        part = slice(start, start + _COLUMNS)
+        np.matmul(rows, pool[:, part], out=found[:, part])
+    return found
 
 
 def _check(basis: Numbers, texts: Numbers, *, m: int, score: str) -> None:

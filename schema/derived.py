@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,19 +65,30 @@ def write_derived(
         partial.replace(path)
         durable.sync_directory(path.parent)
     except OSError:
-        partial.unlink(missing_ok=True)
+        # A read-only file system refuses to remove even what is not there.
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
         return False
     return True
 
 
 def derived_results(layout: Layout, table: str) -> list[DerivedResult]:
     """All whole results of a table, by fingerprint; damaged files are passed over."""
-    found: list[DerivedResult] = []
-    for path in sorted(layout.derived(table, "").parent.glob("*.parquet")):
-        parameters = _parameters(path)
-        if parameters is not None:
-            found.append(DerivedResult(table, path.stem, parameters, path))
-    return found
+    paths = sorted(layout.derived(table, "").parent.glob("*.parquet"))
+    return [found for path in paths if (found := derived_result(path)) is not None]
+
+
+def derived_result(path: Path) -> DerivedResult | None:
+    """What one file under `derived/TABLE` is; None where it is gone or damaged."""
+    parameters = _parameters(path)
+    if parameters is None:
+        return None
+    return DerivedResult(path.parent.name, path.stem, parameters, path)
+
+
+def rows_of(result: DerivedResult) -> pa.Table | None:
+    """The rows of a result that was found; None where its file is gone or damaged by now."""
+    return _rows(result.path, result.parameters)
 
 
 def _rows(path: Path, parameters: Mapping[str, Any]) -> pa.Table | None:

@@ -34,12 +34,39 @@ class AmbiguousRun(LensbaseError, LookupError):
     """A short address in a store with several runs."""
 
 
+class UnknownRole(LensbaseError, KeyError):
+    """A role that no component of the run has been annotated with."""
+
+
 class UnknownImage(LensbaseError, KeyError):
     """An image id, key or path that the run does not hold."""
 
 
 class UnknownPool(LensbaseError, KeyError):
     """A text pool that the store does not hold or the run's model has not embedded."""
+
+
+# Classification and ablation
+
+
+class BadAblation(LensbaseError, ValueError):
+    """A component whose direct effect cannot be taken out by itself: a neuron or a patch."""
+
+
+class BadClasses(LensbaseError, ValueError):
+    """Classes that make no classifier: none, the same one twice, or names that are no texts."""
+
+
+class BadTemplate(LensbaseError, ValueError):
+    """A template that makes no text of a class's name."""
+
+
+class ClassifierMismatch(LensbaseError, ValueError):
+    """A classifier of another model than the run's."""
+
+
+class UnknownLabel(LensbaseError, KeyError):
+    """Images with a label that is none of the classifier's classes."""
 
 
 # What a run kept
@@ -57,6 +84,10 @@ class HeadTokensNotStored(LensbaseError, LookupError):
     """A question about one head's tokens to a run that did not keep them."""
 
 
+class NeuronsNotStored(LensbaseError, LookupError):
+    """A question about neurons to a run that did not keep them."""
+
+
 class TextNotStored(LensbaseError, LookupError):
     """A text without a stored embedding where the model cannot be loaded."""
 
@@ -67,6 +98,17 @@ class ImageFileMissing(LensbaseError, FileNotFoundError):
 
 class RejectedRow(LensbaseError, LookupError):
     """A question about an image that could not be read at ingest."""
+
+
+# Masks
+
+
+class MaskMissing(LensbaseError, LookupError):
+    """An image to be evaluated for which no mask is given."""
+
+
+class BadMask(LensbaseError, ValueError):
+    """A mask that cannot be read, or whose size is neither the image's nor the crop's."""
 
 
 # The store's files
@@ -102,6 +144,10 @@ class RunIncomplete(LensbaseError, RuntimeError):
 
 class StoreCorrupt(LensbaseError, RuntimeError):
     """Files of the store that are missing or differ from their manifests."""
+
+
+class AnnotationNotKept(LensbaseError, OSError):
+    """An annotation that could not be written: it must not be lost silently, as a cache may be."""
 
 
 class GenerationNotFound(LensbaseError, LookupError):
@@ -147,7 +193,7 @@ class AmbiguousSource(LensbaseError, ValueError):
 
 
 class ExtraMissing(LensbaseError, ImportError):
-    """A kind of source whose library is not installed."""
+    """A question or a source whose library, of an optional extra, is not installed."""
 
 
 class ManifestColumnMissing(LensbaseError, KeyError):

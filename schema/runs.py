@@ -33,8 +33,9 @@ def drop_run(layout: Layout, name: str) -> None:
         dataset_id, model_id = run.dataset_id, run.model_id
         draft.session.delete(run)
         draft.session.flush()
-        for fact in ("run_image", "head_effect"):
+        for fact in ("run_image", "head_effect", "annotation"):
             draft.connection.execute(f"DELETE FROM {fact} WHERE run_id = ?", [run.run_id])
+        _forget_derived(draft, name)
         if not draft.session.query(Run).filter_by(dataset_id=dataset_id).count():
             _drop_dataset(draft, dataset_id)
         if not draft.session.query(Run).filter_by(model_id=model_id).count():
@@ -82,6 +83,7 @@ def uncommit_segments(layout: Layout, name: str, segments: Sequence[int]) -> Non
             for table in _DERIVED:
                 draft.session.execute(delete(table).where(table.run_id == run.run_id))
             draft.connection.execute("DELETE FROM head_effect WHERE run_id = ?", [run.run_id])
+            _forget_derived(draft, name)
             run.status, run.finished_at, run.head_effect_complete = "ingesting", None, False
 
 
@@ -93,6 +95,12 @@ def find_run(draft: Draft, name: str) -> Run:
         msg = f"the store holds no run {name!r}; its runs: {names}."
         raise UnknownRun(msg)
     return run
+
+
+def _forget_derived(draft: Draft, name: str) -> None:
+    draft.connection.execute(
+        "DELETE FROM derived WHERE json_extract_string(parameters, '$.run') = ?", [name]
+    )
 
 
 def _drop_dataset(draft: Draft, dataset_id: int) -> None:

@@ -127,7 +127,7 @@ class RowArray:
         within = wanted % self.segment_rows
         tail = np.empty((0, *self.spec.shape[1:]), self.spec.dtype)[(slice(None), *index)].shape[1:]
         out = np.empty((len(wanted), *tail), self.spec.dtype)
-        for segment in np.unique(segments):
+        for segment in np.flatnonzero(np.bincount(segments)):
             places = np.flatnonzero(segments == segment)
             view = self.map(int(segment))
             inner = within[places]

@@ -75,6 +75,22 @@ VIEWS: dict[str, tuple[str, str]] = {
            FROM head_text h JOIN run r USING (run_id) JOIN pool p USING (pool_id)
            JOIN text t ON t.pool_id = h.pool_id AND t.position = h.position""",
     ),
+    "annotations": (
+        "One row for each component that has a role: the latest that it was given.",
+        r"""SELECT r.name AS run, a.component,
+               try_cast(regexp_extract(a.component, '^L(\d+)', 1) AS INTEGER) AS layer,
+               try_cast(regexp_extract(a.component, 'H(\d+)$', 1) AS INTEGER) AS head,
+               a.role, a.source, a.note, a.created_at
+           FROM annotation a JOIN run r USING (run_id)
+           QUALIFY a.role IS NOT NULL AND 1 = row_number() OVER (
+               PARTITION BY a.run_id, a.component ORDER BY a.created_at DESC, a.role)""",
+    ),
+    "derived_results": (
+        "One row for each result computed after the ingest and kept.",
+        """SELECT json_extract_string(d.parameters, '$.run') AS run, d.relation, d.fingerprint,
+               d.parameters
+           FROM derived d""",
+    ),
     "head_effects": (
         "One row for each image and head: length of its contribution and share of M(I).",
         """SELECT r.name AS run, e.image_id, format('L{}.H{}', e.layer, e.head) AS component,

@@ -58,13 +58,17 @@ class Truth:
     arrays: dict[str, F64]
     basis: F64
     moment: F64
-    totals: F64
     pools: dict[str, F64]
     image_ids: npt.NDArray[np.int64]
     keys: list[str]
     labels: list[str]
     weather: list[str]
     ok: npt.NDArray[np.bool_]
+
+    def layer_total(self, rows: range) -> F64:
+        """[2L+2, E]: sums over some rows of the layer terms and of the class token's part."""
+        terms = (self.arrays["layer"], self.arrays["cls_token"][:, None])
+        return np.nansum(np.concatenate(terms, axis=1)[rows.start : rows.stop], axis=0)
 
     def contribution(self, layer: int, head: int) -> F64:
         """c_head [K, d'] from the stored factors, by the formula."""
@@ -163,7 +167,6 @@ def _draw(random: np.random.Generator, shape: RunShape, rejected: dict[int, str]
     ok[[row for row in rejected if row < K]] = False
     for array in stored.values():
         array[~ok] = np.nan
-    terms = np.concatenate([stored["layer"], stored["cls_token"][:, None]], axis=1)
     unrounded = head_factors(u.astype(np.float32), scale)
     unrounded[~ok] = np.nan
     moment = np.stack(
@@ -182,15 +185,9 @@ def _draw(random: np.random.Generator, shape: RunShape, rejected: dict[int, str]
         arrays={name: array.astype(np.float64) for name, array in stored.items()},
         basis=basis.astype(np.float64),
         moment=moment,
-        totals=np.stack(
-            [
-                np.nansum(terms[part.start : part.stop].astype(np.float64), axis=0)
-                for part in map(shape.rows_of, range(shape.segments))
-            ]
-        ),
         pools={
-            "general": unit[: len(TEXTS)].astype(np.float64),
-            "words": unit[len(TEXTS) :].astype(np.float64),
+            name: part.astype(np.float64)
+            for name, part in zip(("general", "words"), np.split(unit, [len(TEXTS)]), strict=True)
         },
         image_ids=ids,
         keys=[f"{'even' if row % 2 == 0 else 'odd'}/{row:03d}.png" for row in range(K)],
@@ -340,9 +337,8 @@ def _summaries(draft: Any, run_id: int, truth: Truth, *, segments: int, pools: b
         )
     if not pools or segments < shape.segments:
         return
-    spans = textspans(
-        truth.moment.sum(0), truth.basis.astype(np.float32), truth.pools["general"], m=STORED_TEXTS
-    )
+    basis, pool = truth.basis.astype(np.float32), truth.pools["general"]
+    spans = textspans(truth.moment.sum(0), basis, pool, m=STORED_TEXTS)
     for (layer, head), span in zip(heads, spans, strict=True):
         for rank, position in enumerate(span.picks.tolist(), start=1):
             draft.session.add(
@@ -363,8 +359,8 @@ def _files(layout: Layout, name: str, truth: Truth, segment: int, *, thumbnails:
     shape, rows = truth.shape, truth.shape.rows_of(segment)
     for array, spec in run_arrays(shape).items():
         if spec.kind == "segment":
-            total = truth.moment if array == "head_moment" else truth.totals
-            parts = encode_chunk(spec, total[segment])
+            total = truth.layer_total(rows) if array == "layer_total" else truth.moment[segment]
+            parts = encode_chunk(spec, total)
         else:
             values = truth.arrays[array][rows.start : rows.stop].astype(spec.dtype)
             parts = encode_shard(spec, values, segment_rows=shape.segment_rows)
@@ -381,8 +377,7 @@ def _files(layout: Layout, name: str, truth: Truth, segment: int, *, thumbnails:
             ),
         }
     )
-    path = layout.thumbnails(name, segment)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    (path := layout.thumbnails(name, segment)).parent.mkdir(parents=True, exist_ok=True)
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
         writer.write_table(table)
 
@@ -395,13 +390,8 @@ def webp_of(row: int) -> bytes:
 
 
 def _statics(layout: Layout, name: str, truth: Truth) -> None:
-    group = layout.arrays(name)
-    declare(
-        group,
-        run_arrays(truth.shape),
-        segment_rows=truth.shape.segment_rows,
-        attributes={"run": name},
-    )
+    group, shape = layout.arrays(name), truth.shape
+    declare(group, run_arrays(shape), segment_rows=shape.segment_rows, attributes={"run": name})
     write_static(group / "head_basis", truth.basis.astype(np.float32))
 
 

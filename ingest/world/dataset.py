@@ -41,11 +41,16 @@ def write_scenes(
 
     The same arguments give the same files.
     """
-    (directory / "images").mkdir(parents=True, exist_ok=True)
     scenes = sample_scenes(np.random.default_rng(seed), count, sampling)
-    paths = [f"images/{i:05d}.png" for i in range(count)]
+    return draw_scenes(directory, scenes, seed=seed)
+
+
+def draw_scenes(directory: Path, scenes: Scenes, *, seed: int = 0) -> Path:
+    """Write given scenes as `write_scenes` does; the seed is that of their captions."""
+    (directory / "images").mkdir(parents=True, exist_ok=True)
+    paths = [f"images/{i:05d}.png" for i in range(len(scenes))]
     masks = [np.zeros((0, IMAGE_SIZE, IMAGE_SIZE), np.uint8)]
-    for start in range(0, count, _BATCH):
+    for start in range(0, len(scenes), _BATCH):
         drawing = render(scenes.take(slice(start, start + _BATCH)))
         masks.append(drawing.masks)
         for path, image in zip(paths[start:], drawing.images, strict=False):
