@@ -2,7 +2,8 @@
 
 from .ingesting import ingest
 from .result import Result
+from .roles import Role, role
 from .store import Store, open_store
 from .values import Values
 
-__all__ = ["Result", "Store", "Values", "ingest", "open_store"]
+__all__ = ["Result", "Role", "Store", "Values", "ingest", "open_store", "role"]

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
+    from .derived_views import DerivedViews
+
 Parameters: TypeAlias = Sequence[Any] | Mapping[str, Any] | None
 
 SECONDS = 60.0
@@ -27,18 +29,26 @@ SECONDS = 60.0
 class Console:
     """Runs queries; safe to use from several threads."""
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
+    def __init__(
+        self, connection: duckdb.DuckDBPyConnection, *, derived: DerivedViews | None = None
+    ) -> None:
         self._connection = connection
+        self._derived = derived
 
     def query(
         self, sql: str, parameters: Parameters = None, *, seconds: float = SECONDS
     ) -> pa.Table:
-        """Run somebody's query; raises `BadSQL` for what is no query, fails or takes long."""
+        """Run somebody's query, which sees derived results beside the catalogue's own.
+
+        Raises `BadSQL` for what is no query, fails or takes long.
+        """
         import duckdb
 
         cursor = self._connection.cursor()
         try:
             statement = _only_query(cursor, sql)
+            if self._derived is not None:
+                self._derived.show(cursor, sql)
             with time_limit(cursor, seconds):
                 found = cursor.sql(statement, params=_plain(parameters)).to_arrow_table()
         except duckdb.InterruptException as error:

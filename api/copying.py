@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from ..queries.factors import head_factors, moments
 from ..schema import durable, manifest
 from ..schema.arrays import RunShape, run_arrays
 from ..schema.catalog import adopt, current_generation, publishing
+from ..schema.derived import derived_results
 from ..schema.errors import BadQuestion, BadSelection, NotAStore, RunIncomplete, UnknownRun
 from ..schema.layout import Layout
 from ..schema.manifest import FileEntry, read_manifest
@@ -62,6 +63,7 @@ def copy_store(
                 _copy_files(snapshot, layout, run, without=without)
             else:
                 _rewrite(snapshot, layout, run, where=where, without=without)
+        _copy_annotations(snapshot.layout, layout, chosen)
         _forget_earlier(layout)
         partial.replace(target)
     except BaseException:
@@ -165,6 +167,13 @@ def _copy_pools(snapshot: Snapshot, layout: Layout) -> None:
             _copy_file(snapshot.layout.root / entry.path, layout.root / entry.path)
         place = layout.pool_manifest(pool["name"], pool["weights_sha256"])
         manifest.commit(layout, place, files=known.files, facts=known.facts)
+
+
+def _copy_annotations(origin: Layout, layout: Layout, runs: Iterable[str]) -> None:
+    """Copy what people wrote beside the catalogue; what readers computed can be again."""
+    for result in derived_results(origin, "annotation"):
+        if result.parameters["run"] in runs:
+            _copy_file(result.path, layout.root / result.path.relative_to(origin.root))
 
 
 def _copy_file(source: Path, target: Path) -> None:

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ..queries.factors import head_contribution, head_factors
-from ..queries.retrieval import Ranking, fold, head_scores, top_k
+from ..queries.retrieval import fold, head_scores
 from ..queries.textspan import Score
 from ..schema.errors import BadQuestion
+from .candidates import Pool
 from .open_run import OpenRun
+from .ranking import F32, Rows, best_images, ranked_images
 from .result import Result
-from .selection import Images, Selection
+from .selection import Images
 from .spans import Span, head_span_of
 from .values import Values
 from .where import Where
-
-_BLOCK = 8192
 
 
 class HeadView:
@@ -57,7 +56,7 @@ class HeadView:
 
     def textspan(
         self,
-        pool: str | Sequence[str] | None = None,
+        pool: Pool = None,
         m: int = 20,
         *,
         images: Images = None,
@@ -68,8 +67,9 @@ class HeadView:
         """The texts whose directions explain the head, by TEXTSPAN (Algorithm 1, T2.7).
 
         Columns `rank` (from 1), `text`, `explained_variance` (own share) and `cumulative`. `pool`
-        is a pool's name, a list of texts or None for the run's default pool. Over the whole run
-        the moments come from values before rounding; with `images` or `where`, from stored ones.
+        is a pool's name, a list of texts, vectors [M, d'] (called "vector 0", ...) or None for
+        the run's default pool. Over the whole run the moments come from values before rounding;
+        with `images` or `where`, from stored ones. Computed once, then looked up.
         `normalize` describes contributions divided by ||M(I)||; `score="explained"` picks the
         text that explains most instead of the one with the largest projected variance. Fewer
         than `m` rows, with a note, where no text explains anything more.
@@ -121,8 +121,9 @@ class HeadView:
             (vector,) = self._run.texts.encode([text])
         query = fold(self._run.basis(self._head), vector)
         chosen = self._run.images.select(images, where)
+        found = best_images(chosen, k, lambda rows: self._scores(query, rows, normalize=normalize))
         note = f"by what {self.address} writes along {text!r}"
-        return self._ranked(self._best(chosen, query, k=k, normalize=normalize), note)
+        return ranked_images(self._run, found, note)
 
     def nearest_images(
         self,
@@ -145,20 +146,20 @@ class HeadView:
         norms = scale[:, 2] if normalize else None
         (target,) = head_contribution(head_factors(value, scale), basis, norms)
         chosen = self._run.images.select(images, where)
-        found = self._best(chosen, fold(basis, target), k=k, normalize=normalize)
-        return self._ranked(found, f"by likeness to image {image_id} in what {self.address} writes")
+        query = fold(basis, target)
+        found = best_images(chosen, k, lambda rows: self._scores(query, rows, normalize=normalize))
+        note = f"by likeness to image {image_id} in what {self.address} writes"
+        return ranked_images(self._run, found, note)
 
     @property
     def _place(self) -> tuple[int, int]:
         return self._head.place, self._head.address.head
 
-    def _read(
-        self, rows: npt.NDArray[np.int64]
-    ) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.float32]]:
+    def _read(self, rows: Rows) -> tuple[npt.NDArray[np.floating[Any]], F32]:
         arrays = self._run.arrays
         return arrays["head_value"].read(rows, *self._place), arrays["scale"].read(rows)
 
-    def _ranked_text(self, rank: int) -> tuple[str, npt.NDArray[np.float32]]:
+    def _ranked_text(self, rank: int) -> tuple[str, npt.NDArray[np.floating[Any]]]:
         if rank < 1:
             msg = f"rank = {rank}: ranks count from 1."
             raise BadQuestion(msg)
@@ -168,33 +169,9 @@ class HeadView:
             raise BadQuestion(msg)
         return span.texts[rank - 1], span.vectors[rank - 1]
 
-    def _best(
-        self, chosen: Selection, query: npt.NDArray[np.float64], *, k: int, normalize: bool
-    ) -> Ranking:
-        """The best of chosen images; holds one block of values and k scores, never all."""
-        if k < 0:
-            msg = f"k = {k} images cannot be returned; ask for 0 or more."
-            raise BadQuestion(msg)
-        rows, scores = np.empty(0, np.int64), np.empty(0, np.float32)
-        wanted = np.unique(chosen.rows)
-        for start in range(0, len(wanted), _BLOCK):
-            block = wanted[start : start + _BLOCK]
-            value, scale = self._read(block)
-            found = head_scores(value, scale, query, normalize=normalize)
-            best = top_k(found, k, rows=block)
-            rows, scores = top_k(
-                np.concatenate([scores, best.scores]), k, rows=np.concatenate([rows, best.rows])
-            )
-        return Ranking(rows, scores)
-
-    def _ranked(self, found: Ranking, note: str) -> Result:
-        image_ids = self._run.images.ids(found.rows)
-        columns = {
-            "rank": np.arange(1, len(image_ids) + 1),
-            **self._run.images.described(image_ids),
-            "score": found.scores,
-        }
-        return Result.of(columns, note=note, thumbnails=self._run.thumbnails_of)
+    def _scores(self, query: npt.NDArray[np.float64], rows: Rows, *, normalize: bool) -> F32:
+        value, scale = self._read(rows)
+        return head_scores(value, scale, query, normalize=normalize)
 
     def __repr__(self) -> str:
         return f"head {self.address} of run {self._run.name!r}"

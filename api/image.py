@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from ..queries.heatmaps import head_token_map, map_direction, patch_grid, token_map
 from ..queries.retrieval import fold, head_scores
+from ..queries.segmentation import Threshold, foreground, heat
 from ..schema.components import Head, layer_terms
-from ..schema.errors import BadQuestion, ImageFileMissing, UnknownPool
+from ..schema.errors import (
+    BadQuestion,
+    ImageFileMissing,
+    NeuronsNotStored,
+    UnknownPool,
+)
+from .classifier import Classifier, check_classifier
 from .heatmap import Heatmap
+from .heatmap_grid import HeatmapGrid
+from .masks import crop_size
 from .open_run import OpenRun
+from .segmentation import Segmentation, check_size, check_threshold
 from .selection import Images
 from .spans import head_span_of
 from .values import Values
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+Debias: TypeAlias = bool | str | Sequence[str] | Classifier
+"""Whose mean map is taken away: the default pool's, a pool's by name, some texts' or classes'."""
 
 
 class ImageView:
@@ -64,16 +78,17 @@ class ImageView:
         *,
         head: str | None = None,
         relative_to: str | None = None,
-        debias: bool = True,
+        debias: Debias = True,
     ) -> Heatmap:
         """Where a text is written: `<c_token, text>` of each patch (thesis, section 2.5).
 
         All heads together, or one `head` whose tokens the run kept (T2.6). `relative_to` takes
         another text's map away; otherwise `debias` takes away the mean map over the run's
-        default pool. With a head, "top" and "bottom" stand for the one of its TEXTSPAN texts
-        that the head writes most and least of into this image (Figure 2.6).
-        Raises `TokensNotStored`, `HeadTokensNotStored`, `HeadNotStored`, `TextNotStored`, or
-        `UnknownPool` where there is no pool to debias with.
+        default pool, over another one by name, over a list of texts or a classifier's classes;
+        False takes nothing away. With a head, "top" and "bottom" stand for the one of its TEXTSPAN
+        texts that the head writes most and least of into this image (Figure 2.6).
+        Raises `TokensNotStored`, `HeadTokensNotStored`, `HeadNotStored`, `TextNotStored`,
+        `ClassifierMismatch`, or `UnknownPool` where there is no pool to debias with.
         """
         if head is None:
             array = self._run.need_tokens()
@@ -92,6 +107,65 @@ class ImageView:
             text=text,
             head=head,
             relative_to=relative_to,
+            background=self._crop,
+        )
+
+    def heatmaps(
+        self,
+        texts: str | Sequence[str] = ("top", "bottom"),
+        *,
+        heads: str | Sequence[str] | None = None,
+        debias: Debias = True,
+    ) -> HeatmapGrid:
+        """Heatmaps of several texts side by side, a row a head (Figures 2.6 and A.3).
+
+        Without `heads`, one row through all heads together; texts and errors as in `heatmap`.
+        """
+        columns = [texts] if isinstance(texts, str) else list(texts)
+        rows = [heads] if heads is None or isinstance(heads, str) else list(heads)
+        if not columns or not rows:
+            msg = "a grid of heatmaps needs a text and, where heads are given, one head at least."
+            raise BadQuestion(msg)
+        return HeatmapGrid(
+            [[self.heatmap(text, head=head, debias=debias) for text in columns] for head in rows]
+        )
+
+    def segment(
+        self,
+        text: str,
+        *,
+        method: Literal["tokens", "neurons"] = "tokens",
+        threshold: Threshold = "mean",
+        relative_to: str | None = None,
+        debias: Debias = True,
+        size: tuple[int, int] | None = None,
+    ) -> Segmentation:
+        """Where a text is, as a mask of the crop that the model saw (thesis, section 2.5).
+
+        The map of all layers and heads, less the mean map of a pool, of class texts or of a
+        classifier (`debias`), is enlarged to `size` = (height, width), by default the crop's,
+        clipped at 0 and scaled to [0, 1]; what lies above `threshold`, by default above the map's
+        own mean, is the mask. Raises as `heatmap` does, `BadQuestion` for a threshold or size out
+        of range, or `NeuronsNotStored`.
+        """
+        if method == "neurons":
+            msg = (
+                f"run {self._run.name!r} kept no neurons, which method='neurons' segments with; "
+                "method='tokens' does with what it kept."
+            )
+            raise NeuronsNotStored(msg)
+        if method != "tokens":
+            msg = f"method={method!r} is no way to segment; there are 'tokens' and 'neurons'."
+            raise BadQuestion(msg)
+        check_threshold(threshold)
+        target = crop_size(self._run.row) if size is None else check_size(size)
+        scores = self.heatmap(text, relative_to=relative_to, debias=debias).values
+        values = heat(scores, target)
+        return Segmentation(
+            values,
+            foreground(values, threshold),
+            text=text,
+            threshold=threshold,
             background=self._crop,
         )
 
@@ -118,17 +192,27 @@ class ImageView:
         return Values(array, image_ids=np.array([self.image_id]), components=components)
 
     def _direction(
-        self, text: str, *, relative_to: str | None, debias: bool
+        self, text: str, *, relative_to: str | None, debias: Debias
     ) -> tuple[str, npt.NDArray[Any]]:
         if relative_to is not None:
             vectors = self._run.texts.encode([text, relative_to])
             return text, map_direction(vectors[0], relative_to=vectors[1])
         (vector,) = self._run.texts.encode([text])
-        return text, map_direction(vector, mean_text=self._mean_text() if debias else None)
+        mean = None if debias is False else self._mean_text(debias)
+        return text, map_direction(vector, mean_text=mean)
 
-    def _mean_text(self) -> npt.NDArray[np.float64]:
+    def _mean_text(self, debias: Debias) -> npt.NDArray[np.float64]:
+        if isinstance(debias, Classifier):
+            check_classifier(self._run, debias)
+            return debias.weights.mean(0, dtype=np.float64)
+        if not isinstance(debias, bool | str):
+            texts = list(debias)
+            if not texts:
+                msg = "debias=[] names no text; False takes no mean map away."
+                raise BadQuestion(msg)
+            return self._run.texts.encode(texts).mean(0, dtype=np.float64)
         try:
-            return self._run.texts.pool().mean
+            return self._run.texts.pool(debias if isinstance(debias, str) else None).mean
         except UnknownPool as error:
             msg = f"there is no mean map to take away: {error} Or ask with debias=False."
             raise UnknownPool(msg) from error

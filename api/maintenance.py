@@ -10,6 +10,8 @@ from ..schema import catalog, runs
 from ..schema.errors import BadColumns
 from ..schema.layout import Layout
 from ..schema.views import MANIFEST, RESERVED_COLUMNS
+from . import compaction
+from .compaction import Compacted
 
 if TYPE_CHECKING:
     import duckdb
@@ -36,12 +38,25 @@ def upgrade(path: str | os.PathLike[str]) -> int:
         return draft.generation
 
 
+def compact(path: str | os.PathLike[str]) -> Compacted:
+    """Take what readers left beside the catalogue into the next generation.
+
+    Annotations, and TEXTSPANs of whole runs over the store's own pools (for each head the
+    longest), become rows; their files go once it is published, as do results of runs that no
+    generation on disk has. Everything else stays. Where nothing is to be taken in, no generation is
+    published. Raises `StoreNotFound`, `NotAStore`, `FormatTooNew` or `FormatTooOld`.
+    """
+    return compaction.compact(Layout(Path(path)))
+
+
 def rollback(path: str | os.PathLike[str], generation: int | None = None) -> int:
     """Publish an earlier generation again (by default the one before); return its new number.
 
-    Raises `GenerationNotFound` where it is no longer kept.
+    Annotations made since stay. Raises `GenerationNotFound` where it is no longer kept.
     """
-    return catalog.rollback(Layout(Path(path)), generation)
+    layout = Layout(Path(path))
+    compaction.write_back_annotations(layout)
+    return catalog.rollback(layout, generation)
 
 
 def add_columns(path: str | os.PathLike[str], table: Any, *, on: str = "key") -> int:

@@ -25,6 +25,7 @@ from ..schema.errors import (
 )
 from ..schema.shards import RowArray
 from ..schema.snapshot import Snapshot, read_static, run_shape
+from .annotations import with_role
 from .console import Console
 from .pictures import RunPictures
 from .result import Result
@@ -153,6 +154,10 @@ class OpenRun:
             msg = f"run {self.name!r} kept no image tokens; an ingest with --tokens keeps them."
             raise TokensNotStored(msg)
         return self.arrays["token"]
+
+    def roles(self, name: str) -> list[str]:
+        """Addresses of the components annotated with a role; raises `UnknownRole`."""
+        return with_role(self, name)
 
     def result(self, table: pa.Table, *, note: str | None = None) -> Result:
         """A result whose images are this run's."""

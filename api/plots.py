@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .result import Result
 
 # What a reader wants to see first, where a result has it.
-_TELLING = ("score", "explained_variance", "mean_share", "share", "mean_norm", "norm")
+_TELLING = ("score", "accuracy", "explained_variance", "mean_share", "share", "mean_norm", "norm")
 _NAMING = ("text", "component", "key", "label", "pool", "run")
 _COUNTING = ("rank", "row", "image_id", "layer", "head", "position")
 
@@ -32,7 +32,7 @@ def plot_result(result: Result, *, ax: Axes | None, limit: int) -> Axes:
         raise BadQuestion(msg)
     name = next((column for column in _NAMING if column in first.columns), None)
     names = [str(place) for place in range(len(first))] if name is None else list(first[name])
-    ax = ax or _new_axes(6, 0.8 + 0.3 * len(first))
+    ax = ax or new_axes(6, 0.8 + 0.3 * len(first))
     ax.barh(np.arange(len(first)), np.asarray(first[number], np.float64))
     ax.set_yticks(np.arange(len(first)), [str(one) for one in names])
     ax.invert_yaxis()
@@ -43,7 +43,7 @@ def plot_result(result: Result, *, ax: Axes | None, limit: int) -> Axes:
 def _strip(result: Result, pictures: list[bytes | None], *, ax: Axes | None) -> Axes:
     from PIL import Image
 
-    ax = ax or _new_axes(1.2 * len(result), 1.6)
+    ax = ax or new_axes(1.2 * len(result), 1.6)
     captions = list(result["score"]) if "score" in result.columns else list(result["image_id"])
     for place, webp in enumerate(pictures):
         if webp is not None:
@@ -66,7 +66,8 @@ def _number(result: Result) -> str | None:
     return next(iter([*telling, *rest, *numbers]), None)
 
 
-def _new_axes(width: float, height: float) -> Axes:
+def new_axes(width: float, height: float) -> Axes:
+    """Axes of a figure of their own, in inches."""
     import matplotlib.pyplot as plt
 
     _, ax = plt.subplots(figsize=(width, height), layout="constrained")

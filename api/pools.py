@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..schema.catalog import publishing
-from ..schema.errors import LensbaseError, UnknownRun, WeightsNotFound
+from ..schema.errors import BadPool, LensbaseError, UnknownRun, WeightsNotFound
 from ..schema.layout import Layout
 from ..schema.snapshot import open_snapshot
 
@@ -32,35 +33,45 @@ class PoolAdded:
 
 
 def add_pool(
-    store: str | os.PathLike[str], texts: str | os.PathLike[str] | Sequence[str], *, name: str
+    store: str | os.PathLike[str],
+    texts: str | os.PathLike[str] | Sequence[str] | None = None,
+    *,
+    name: str,
+    words: int | None = None,
+    random: int | None = None,
+    seed: int = 0,
 ) -> PoolAdded:
     """Embed texts with every model of a store and publish them as a pool.
 
-    `texts` is a UTF-8 file, one text a line, or a list of texts. Models that came as modules
-    cannot be loaded again and are passed over. The pool becomes the default of runs that have
-    none, and complete runs get their heads' TEXTSPAN over it. The same call again changes
-    nothing. Raises `BadPool` for texts that are none or where the name stands for others,
-    `BadName`, `UnknownRun` for a store without models, `WeightsNotFound` where no model can be
-    loaded, and ImportError without `lensbase[ingest]`.
+    `texts` is a UTF-8 file, one text a line, or a list of texts; `words=10000` takes that many of
+    the most frequent English words instead (package wordfreq), and `random=3498` that many
+    standard normal vectors from `seed`, called "vector 0" and so on, which need no model (the
+    thesis' two baselines; its appendix A). Models that came as modules cannot be loaded again and
+    are passed over. The pool becomes the default of runs that have none, unless it is random, and
+    complete runs get their heads' TEXTSPAN over it. The same call again changes nothing. Raises
+    `BadPool` for texts that are none or where the name stands for others, `BadName`, `UnknownRun`
+    for a store without models, `WeightsNotFound` where no model can be loaded, and ImportError
+    without `lensbase[ingest]`.
     """
-    from ..ingest.pools import TextPool, check_free, embed, read_pool
+    from ..ingest.pools import VectorPool, check_free, commit_vectors, embed
 
     layout = Layout(Path(store))
     models = _models(layout)
-    if isinstance(texts, str | os.PathLike):
-        pool = read_pool(Path(texts), name=name)
-    else:
-        pool = TextPool(name, tuple(texts))
+    pool = _pool(texts, name=name, words=words, random=random, seed=seed)
     check_free(layout, pool)
     skipped: dict[str, str] = {}
     embedded: list[int] = []
     for model in models:
-        try:
-            loaded = _load(model)
-        except LensbaseError as error:
-            skipped[_title(model)] = str(error)
-            continue
-        embed(layout, pool, loaded)
+        if isinstance(pool, VectorPool):
+            draw = partial(pool.draw, model["embed_dim"])
+            commit_vectors(layout, pool, model["weights_sha256"], make=draw)
+        else:
+            try:
+                loaded = _load(model)
+            except LensbaseError as error:
+                skipped[_title(model)] = str(error)
+                continue
+            embed(layout, pool, loaded)
         embedded.append(model["model_id"])
     if not embedded:
         reasons = "; ".join(f"{title}: {reason}" for title, reason in skipped.items())
@@ -71,10 +82,37 @@ def add_pool(
     return PoolAdded(pool.name, len(pool.texts), names, skipped)
 
 
+def _pool(
+    texts: str | os.PathLike[str] | Sequence[str] | None,
+    *,
+    name: str,
+    words: int | None,
+    random: int | None,
+    seed: int,
+) -> TextPool:
+    from ..ingest.pools import TextPool, random_pool, read_pool, word_pool
+
+    if sum(one is not None for one in (texts, words, random)) != 1:
+        msg = (
+            f"what is in pool {name!r}? Give one of: texts (a file, one a line, or a list), a "
+            "number of words, or a number of random vectors: "
+            f"`lensbase pool add STORE FILE --name {name}`, or --words or --random for FILE."
+        )
+        raise BadPool(msg)
+    if words is not None:
+        return word_pool(words, name=name)
+    if random is not None:
+        return random_pool(random, name=name, seed=seed)
+    if isinstance(texts, str | os.PathLike):
+        return read_pool(Path(texts), name=name)
+    return TextPool(name, tuple(texts or ()))
+
+
 def _models(layout: Layout) -> list[dict[str, Any]]:
     snapshot = open_snapshot(layout.root)
     found = snapshot.rows(
-        "SELECT model_id, name, source, pretrained, weights_sha256 FROM model ORDER BY model_id"
+        "SELECT model_id, name, source, pretrained, weights_sha256, embed_dim "
+        "FROM model ORDER BY model_id"
     )
     snapshot.connection.close()
     if not found:
@@ -104,15 +142,16 @@ def _load(model: Mapping[str, Any]) -> LoadedModel:
 
 def _publish(layout: Layout, pool: TextPool, embedded: Sequence[int]) -> None:
     from ..ingest.finalize import find_texts
-    from ..ingest.pools import record
+    from ..ingest.pools import VectorPool, record
     from ..schema.tables import Model, Run
 
     with publishing(layout) as draft:
         session = draft.session
         models = [session.get_one(Model, number) for number in embedded]
-        known = record(draft, pool, kind="texts", models=models)
+        known = record(draft, pool, kind=pool.kind, models=models)
         for run in session.query(Run).filter(Run.model_id.in_(embedded)).order_by(Run.run_id):
-            run.default_pool = run.default_pool or pool.name
+            if not isinstance(pool, VectorPool):
+                run.default_pool = run.default_pool or pool.name
             if run.status == "complete":
                 find_texts(draft, layout, run, pool=known)
 

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..schema.errors import BadQuestion, UnknownColumn
+from .columns import arrow_column
 
 if TYPE_CHECKING:
     import os
@@ -57,7 +58,8 @@ class Result:
         """Make a result of columns of equal length: arrays or lists."""
         import pyarrow as pa
 
-        return cls(pa.table(columns), note=note, thumbnails=thumbnails)
+        made = {name: arrow_column(values) for name, values in columns.items()}
+        return cls(pa.table(made), note=note, thumbnails=thumbnails)
 
     @property
     def columns(self) -> list[str]:

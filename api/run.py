@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from ..queries.segmentation import Threshold
+from ..queries.textspan import Score
 from ..schema.components import layer_terms
 from .batches import Kind, run_batches
+from .candidates import Pool
 from .card import Card
+from .classes import ClassQuestions
+from .classifier import Classes, Classifier, Templates
 from .head import HeadView
 from .image import ImageView
+from .masks import Masks
 from .open_run import OpenRun
 from .printing import human_bytes
+from .ranking import nearest_representations, top_representations
+from .reconstruction import Pools, Reconstruction, reconstruct
 from .result import Result
+from .segmentation_scores import SegmentationScores, Target, evaluate_segmentation
 from .selection import Images
+from .spurious import spurious_heads
+from .textspans import heads_textspan, kept_heads
 from .values import Values
 from .where import Where
 
@@ -21,7 +32,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-class RunView:
+class RunView(ClassQuestions):
     """A model's inner workings over a data set, as one ingest kept them."""
 
     def __init__(self, run: OpenRun) -> None:
@@ -71,6 +82,30 @@ class RunView:
         listed = [texts] if isinstance(texts, str) else list(texts)
         return Values(self._run.texts.encode(listed), texts=listed)
 
+    def spurious_heads(
+        self,
+        c: Classifier,
+        by: str,
+        k: int = 10,
+        *,
+        label: str = "label",
+        images: Images = None,
+        where: Where = None,
+    ) -> Result:
+        """Heads that carry a group's effect on the class logits: candidates to ablate (Table 2.3).
+
+        `by` is the column of `images` that makes groups, `label` the one with the classes. Columns
+        `rank`, `component`, `layer`, `head`; `effect`, the head's share of what the group does to
+        the logits of images of one label (over all components of the model these add up to 1), and
+        `cumulative`; `group_variance` and `label_variance` of the head's own logits, between groups
+        of one label and labels of one group; `score` = effect * group_variance / (both), by which
+        they are ranked; the head's first `text`. Heads that add nothing to the effect, or tell
+        labels apart more than groups, are not proposed: then fewer than `k` rows, with a note.
+        See docs/mathematics.md, "Spurious cues". Raises what `accuracy` raises, `HeadNotStored`,
+        and `BadSelection` where no label occurs in two groups.
+        """
+        return spurious_heads(self._run, c, by=by, k=k, label=label, images=images, where=where)
+
     def batches(
         self, kind: Kind = "head", *, heads: Sequence[str] | None = None, size: int = 8192
     ) -> Iterator[Values]:
@@ -89,9 +124,139 @@ class RunView:
         """
         return HeadView(self._run, address)
 
+    def textspan(
+        self,
+        heads: str | Iterable[object] | None = None,
+        pool: Pool = None,
+        m: int = 20,
+        *,
+        images: Images = None,
+        where: Where = None,
+        normalize: bool = False,
+        score: Score = "variance",
+    ) -> Result:
+        """The texts that explain each of many heads, by TEXTSPAN (Algorithm 1, T2.7).
+
+        Columns `component`, `layer`, `head`, `rank`, `text`, `explained_variance`, `cumulative`.
+        `heads` are addresses, by default all kept heads; everything else as for
+        `HeadView.textspan`. Features of chosen images are summed for all heads in one pass.
+        Raises `BadQuestion`, `BadSelection`, `UnknownPool`, `UnknownImage`, `TextNotStored`,
+        `UnknownComponent` or `HeadNotStored`.
+        """
+        whole = images is None and where is None
+        return heads_textspan(
+            self._run,
+            kept_heads(self._run, heads),
+            pool=pool,
+            m=m,
+            selection=None if whole else self._run.images.select(images, where),
+            normalize=normalize,
+            score=score,
+        )
+
+    def reconstruction(
+        self,
+        classifier: Classifier,
+        *,
+        pools: Pools = None,
+        ms: Sequence[int] = (10, 20, 30, 40, 50, 60),
+        layers: Sequence[int] | None = None,
+        label: str = "label",
+        images: Images = None,
+        where: Where = None,
+    ) -> Reconstruction:
+        """Zero-shot accuracy when late heads keep only their first m texts (Figures 2.3, A.1).
+
+        Columns `pool`, `m`, `accuracy`; `.plot()` draws the figure. Every head of `layers`
+        (default: the last four kept) is projected on the span of its first m TEXTSPAN texts
+        around its mean, and everything else, MLPs too, is mean-ablated. Two rows without an m
+        say what is left without projection ("late heads") and with nothing ablated ("full
+        model"). `pools` is a pool as for `textspan`, a list of names, or a dict from names to
+        pools. Texts and means are those of the whole run; `images` and `where` choose whom
+        accuracy is taken over. Raises `BadQuestion`, `BadSelection`, `UnknownPool`,
+        `HeadNotStored`, `ClassifierMismatch`, `UnknownColumn` or `UnknownLabel`.
+        """
+        chosen = self._run.images.select(images, where)
+        return reconstruct(
+            self._run, classifier, pools=pools, ms=ms, layers=layers, label=label, chosen=chosen
+        )
+
+    def top_images(
+        self,
+        text: str,
+        k: int = 10,
+        *,
+        images: Images = None,
+        where: Where = None,
+        normalize: bool = False,
+    ) -> Result:
+        """The images with the largest `<M(I), text>`: by the whole representation, to compare.
+
+        Columns as in `HeadView.top_images`; `normalize` divides by ||M(I)||, which makes the
+        score the cosine. Raises `BadQuestion`, `TextNotStored`, `UnknownImage` or `BadSelection`.
+        """
+        chosen = self._run.images.select(images, where)
+        return top_representations(self._run, chosen, text, k=k, normalize=normalize)
+
+    def nearest_images(
+        self,
+        to: Images,
+        k: int = 10,
+        *,
+        images: Images = None,
+        where: Where = None,
+        normalize: bool = False,
+    ) -> Result:
+        """The images with the largest `<M(I), M(to)>`: by the whole representation, to compare.
+
+        Columns as in `HeadView.nearest_images`; `to` is an image's id or key and takes part
+        itself. `normalize` divides by both lengths, which makes the score the cosine. Raises
+        `BadQuestion`, `UnknownImage`, `RejectedRow` or `BadSelection`.
+        """
+        chosen = self._run.images.select(images, where)
+        return nearest_representations(self._run, chosen, to, k=k, normalize=normalize)
+
     def image(self, image: Images) -> ImageView:
         """One image by id, key or path; raises `UnknownImage` or `RejectedRow`."""
         return ImageView(self._run, image)
+
+    def evaluate_segmentation(
+        self,
+        masks: Masks,
+        *,
+        classes: Classes | Classifier | None = None,
+        label: str = "label",
+        target: Target = "label",
+        threshold: Threshold = "mean",
+        templates: Templates = None,
+        ignore: int | None = None,
+        images: Images = None,
+        where: Where = None,
+    ) -> SegmentationScores:
+        """Pixel accuracy, mIoU and mAP of zero-shot segmentation (Table 2.4).
+
+        `masks` is a folder of PNG files named like the images (also `NAME_mask.png`), an array
+        [images, H, W] in the images' order, or a mapping or function from keys to arrays; what is
+        not 0 is foreground, `ignore` a value that counts as neither. Masks have their image's size,
+        upright, or the crop's, and take the same resizing and cropping as the image.
+        Each image is segmented by the class that its column `label` names, or by the one that the
+        model predicts. `classes` are their names or a classifier, by default all labels there are;
+        `templates` as in `classifier`. The mean map over all classes is taken away.
+        Raises `TokensNotStored`, `MaskMissing`, `BadMask`, `UnknownLabel`, `UnknownColumn`,
+        `ClassifierMismatch`, `BadClasses`, `TextNotStored`, `BadQuestion` or `BadSelection`.
+        """
+        return evaluate_segmentation(
+            self._run,
+            masks,
+            classes=classes,
+            label=label,
+            target=target,
+            threshold=threshold,
+            templates=templates,
+            ignore=ignore,
+            images=images,
+            where=where,
+        )
 
     def thumbnail(self, image: Images) -> Image:
         """The crop of an image that the model saw, 224 pixels at most.

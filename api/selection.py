@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..schema.errors import BadSelection, RejectedRow, UnknownImage
+from .columns import text_column
 from .console import Console
 from .where import Where, rows_where
 
@@ -103,8 +104,6 @@ class RunImages:
 
     def described(self, image_ids: Rows) -> dict[str, Any]:
         """Columns `image_id`, `key` and `label` of some images, in their order."""
-        import pyarrow as pa
-
         known = {
             number: (key, label)
             for number, key, label in self._console.rows(
@@ -116,8 +115,8 @@ class RunImages:
         told = [known[number] for number in image_ids.tolist()]
         return {
             "image_id": image_ids,
-            "key": pa.array([key for key, _ in told], pa.string()),
-            "label": pa.array([label for _, label in told], pa.string()),
+            "key": text_column([key for key, _ in told]),
+            "label": text_column([label for _, label in told]),
         }
 
     @cached_property

@@ -12,10 +12,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..schema.components import split_run
 from ..schema.errors import AmbiguousRun, UnknownRun
 from ..schema.snapshot import Snapshot, open_snapshot
+from .annotations import Annotated, addresses_of, annotate
 from .card import Card
 from .console import SECONDS, Console, Parameters
+from .derived_views import DerivedViews
 from .open_run import OpenRun
 from .printing import human_bytes
 from .result import Result, Thumbnails
@@ -39,7 +42,8 @@ class Store:
         self.generation = snapshot.generation
         self._snapshot = snapshot
         self._image_root = image_root
-        self._console = Console(snapshot.connection)
+        derived = DerivedViews(snapshot.layout, snapshot.connection)
+        self._console = Console(snapshot.connection, derived=derived)
         self._views: dict[str, RunView] = {}
         self._lock = threading.Lock()
 
@@ -66,6 +70,34 @@ class Store:
     def pools(self) -> Result:
         """The view `pools`: text pools and the models that have embedded them."""
         return self.sql("SELECT * FROM pools ORDER BY pool, model")
+
+    @property
+    def annotations(self) -> Result:
+        """The view `annotations`: the roles that components of each run have."""
+        return self.sql("SELECT * FROM annotations ORDER BY run, layer, head, component")
+
+    def annotate(
+        self,
+        components: Annotated,
+        role: str | None,
+        *,
+        run: str | None = None,
+        note: str | None = None,
+        source: str = "person",
+    ) -> list[str]:
+        """Give components a role, such as "geolocation", or take it away (None).
+
+        `components` is an address ("L21.H11"), a list of them, or rows with a column `component`
+        such as those of `spurious_heads`; `source` says who or which rule thinks so. It is kept
+        beside the catalogue at once, and the latest counts. Returns the addresses.
+        Raises `BadAddress`, `UnknownComponent`, `UnknownRun`, `AmbiguousRun`, `BadName`,
+        `BadQuestion`, or `AnnotationNotKept` where the store cannot be written to.
+        """
+        addresses = addresses_of(components)
+        if run is None:
+            run = next(filter(None, (split_run(one)[0] for one in addresses)), None)
+        opened = self.run(run)._run  # pyright: ignore[reportPrivateUsage]
+        return annotate(opened, addresses, role, source=source, note=note)
 
     def run(self, name: str | None = None) -> RunView:
         """A run by name, or the only one.

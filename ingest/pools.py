@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ from ..schema import durable, manifest
 from ..schema.arrays import write_static
 from ..schema.catalog import Draft, publish_lock
 from ..schema.components import check_name
-from ..schema.errors import BadPool
+from ..schema.errors import BadPool, ExtraMissing
 from ..schema.layout import Layout
 from ..schema.snapshot import open_snapshot, read_pool_vectors
 from ..schema.tables import Model, Pool, PoolModel
@@ -32,6 +32,7 @@ class TextPool:
 
     name: str
     texts: tuple[str, ...]
+    kind: ClassVar[str] = "texts"
 
     def __post_init__(self) -> None:
         """Raise `BadName` or `BadPool` for what cannot be a pool."""
@@ -44,6 +45,64 @@ class TextPool:
     def sha256(self) -> str:
         """Hash of the texts in order."""
         return hashlib.sha256("\n".join(self.texts).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class WordPool(TextPool):
+    """Words of a language."""
+
+    kind: ClassVar[str] = "words"
+
+
+@dataclass(frozen=True)
+class VectorPool(TextPool):
+    """Random vectors that stand for no text: the thesis' baseline (its appendix A).
+
+    Components are standard normal, as drawn: the lengths are about sqrt(d') and differ by some
+    percent. They depend on `seed`, how many they are and d', on nothing else.
+    """
+
+    seed: int = 0
+    kind: ClassVar[str] = "vectors"
+
+    @property
+    def sha256(self) -> str:
+        """Hash of what they are drawn from: the names of two draws are the same."""
+        facts = f"standard normal, PCG64, seed {self.seed}, {len(self.texts)}"
+        return hashlib.sha256(facts.encode()).hexdigest()
+
+    def draw(self, width: int) -> npt.NDArray[np.float32]:
+        """The vectors [n, width]."""
+        random = np.random.Generator(np.random.PCG64(self.seed))
+        return random.standard_normal((len(self.texts), width)).astype(np.float32)
+
+
+def random_pool(count: int, *, name: str, seed: int = 0) -> VectorPool:
+    """A pool of `count` random vectors, called "vector 0" and so on; raises `BadPool`."""
+    if count < 1 or seed < 0:
+        msg = f"{count} random vectors from seed {seed} make no pool: ask for 1 or more, seed >= 0."
+        raise BadPool(msg)
+    return VectorPool(name, tuple(f"vector {number}" for number in range(count)), seed)
+
+
+def word_pool(count: int, *, name: str) -> WordPool:
+    """A pool of the `count` most frequent English words, as the package wordfreq ranks them.
+
+    Raises `ExtraMissing` without that package, and `BadPool` for more words than it knows.
+    """
+    try:
+        import wordfreq
+    except ImportError as error:
+        msg = (
+            "the most frequent words come from the package wordfreq, which is not installed: "
+            "`pip install lensbase[ingest]` brings it. A file of words works without it."
+        )
+        raise ExtraMissing(msg) from error
+    words = wordfreq.top_n_list("en", count) if count > 0 else []
+    if len(words) < count or not words:
+        msg = f"{count} words make no pool: ask for 1 to {len(words) or 'some hundred thousand'}."
+        raise BadPool(msg)
+    return WordPool(name, tuple(words))
 
 
 def read_pool(path: Path, *, name: str) -> TextPool:
@@ -76,12 +135,28 @@ def embed(layout: Layout, pool: TextPool, model: LoadedModel) -> npt.NDArray[np.
     What is already there is read instead. Raises `BadPool` where the name stands for other texts,
     whose vectors lie in the same place.
     """
+    return commit_vectors(
+        layout, pool, model.info.weights_sha256, make=lambda: model.encode_text(pool.texts)
+    )
+
+
+def commit_vectors(
+    layout: Layout,
+    pool: TextPool,
+    weights_sha256: str,
+    *,
+    make: Callable[[], npt.NDArray[np.float32]],
+) -> npt.NDArray[np.float32]:
+    """Commit the vectors [texts, d'] that a pool has in a model's joint space, made if need be.
+
+    Raises `BadPool` where the name stands for other texts.
+    """
     check_free(layout, pool)
-    path = layout.pool_vectors(pool.name, model.info.weights_sha256)
-    committed = layout.pool_manifest(pool.name, model.info.weights_sha256)
+    path = layout.pool_vectors(pool.name, weights_sha256)
+    committed = layout.pool_manifest(pool.name, weights_sha256)
     if committed.exists() and manifest.read_manifest(committed).facts["sha256"] == pool.sha256:
-        return read_pool_vectors(layout, pool.name, model.info.weights_sha256)
-    vectors = model.encode_text(pool.texts)
+        return read_pool_vectors(layout, pool.name, weights_sha256)
+    vectors = make()
     partial = path.with_name(f"{path.name}.{os.getpid()}{durable.PARTIAL}")
     write_static(partial, vectors)
     for file in partial.rglob("*"):
@@ -91,7 +166,7 @@ def embed(layout: Layout, pool: TextPool, model: LoadedModel) -> npt.NDArray[np.
         # Of two parts that embed the same pool at once, the second finds it done.
         if committed.exists():
             shutil.rmtree(partial)
-            return read_pool_vectors(layout, pool.name, model.info.weights_sha256)
+            return read_pool_vectors(layout, pool.name, weights_sha256)
         shutil.rmtree(path, ignore_errors=True)
         partial.replace(path)
         files = [file for file in path.rglob("*") if file.is_file()]

@@ -43,10 +43,11 @@ def world_store(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def evaluation_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store of 1,500 scenes of the embedded world with its own text pool: ground truth."""
+    from world_store import ingest_scenes
+
     from lensbase.ingest.pools import TextPool
     from lensbase.ingest.world.dataset import write_scenes
     from lensbase.ingest.world.pool import text_pool
-    from world_store import ingest_scenes
 
     folder = tmp_path_factory.mktemp("evaluation")
     write_scenes(folder, count=1500, seed=77)

@@ -227,7 +227,7 @@ def test_top_images_cross_blocks(
     head: HeadView, truth: Truth, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = head.top_images("sand", k=9).rows()
-    monkeypatch.setattr("lensbase.api.head._BLOCK", 4)
+    monkeypatch.setattr("lensbase.api.ranking._BLOCK", 4)
     assert head.top_images("sand", k=9).rows() == whole
 
 

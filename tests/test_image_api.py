@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -16,8 +17,10 @@ from lensbase.api.image import ImageView
 from lensbase.schema.errors import (
     BadQuestion,
     BadSelection,
+    ClassifierMismatch,
     HeadTokensNotStored,
     ImageFileMissing,
+    NeuronsNotStored,
     RejectedRow,
     StoreCorrupt,
     TextNotStored,
@@ -134,6 +137,107 @@ def test_top_and_bottom_are_the_heads_own_texts(
     assert repr(top) == f"heatmap 2 x 3 of {top.text!r}, through L2.H1"
 
 
+def test_any_mean_map_can_be_taken_away(
+    made: tuple[Store, Truth], image: ImageView, truth: Truth
+) -> None:
+    token, text = truth.arrays["token"][ROW], vector(truth, "sand")
+    classes = made[0].run().classifier(["water", "a big star"], templates="{}")
+    pair = (vector(truth, "water") + vector(truth, "a big star")) / 2
+    for debias, mean in (
+        (True, truth.pools["general"].mean(0)),
+        (False, np.zeros_like(text)),
+        ("general", truth.pools["general"].mean(0)),
+        ("words", truth.pools["words"].mean(0)),
+        (["water", "a big star"], pair),
+        (classes, pair),
+    ):
+        found = image.heatmap("sand", debias=debias)
+        wanted = (token @ (text - mean)).reshape(GRID)
+        np.testing.assert_allclose(found.values, wanted, rtol=1e-4, atol=1e-5)
+    with pytest.raises(UnknownPool, match="'nope'"):
+        image.heatmap("sand", debias="nope")
+    with pytest.raises(BadQuestion, match="False takes no mean"):
+        image.heatmap("sand", debias=[])
+    with pytest.raises(ClassifierMismatch):
+        image.heatmap("sand", debias=replace(classes, weights_sha256="0" * 64))
+
+
+def test_a_grid_holds_every_head_and_text(image: ImageView, tmp_path: Path) -> None:
+    grid = image.heatmaps(heads=["L2.H0", "L2.H1"])
+    assert grid.values.shape == (2, 2, *GRID)
+    for row, head in enumerate(("L2.H0", "L2.H1")):
+        for column, text in enumerate(("top", "bottom")):
+            alone = image.heatmap(text, head=head)
+            np.testing.assert_array_equal(grid.values[row, column], alone.values)
+            assert (grid[row][column].text, grid[row][column].head) == (alone.text, head)
+    written = grid.png(tmp_path / "grid.png")
+    assert (tmp_path / "grid.png").read_bytes() == written
+    axes = grid.figure().axes
+    assert [ax.get_ylabel() for ax in axes] == ["L2.H0", "", "L2.H1", ""]
+    assert [ax.get_title() for ax in axes[:2]] == [heatmap.text for heatmap in grid[0]]
+    whole = image.heatmaps("sand", debias=False)
+    np.testing.assert_array_equal(whole.values[0, 0], image.heatmap("sand", debias=False).values)
+    assert len(whole) == 1
+    with pytest.raises(BadQuestion, match="one head"):
+        image.heatmaps(heads=[])
+    with pytest.raises(HeadTokensNotStored, match="--head-tokens"):
+        image.heatmaps(heads=["L1.H0"])
+
+
+# Segmentation
+
+
+def test_a_segmentation_is_what_passes_the_maps_mean(
+    image: ImageView, truth: Truth, tmp_path: Path
+) -> None:
+    found = image.segment("sand", size=(40, 60))
+    warm = np.maximum(image.heatmap("sand").upsampled((40, 60)).astype(np.float64), 0)
+    warm = (warm - warm.min()) / (warm.max() - warm.min())
+    np.testing.assert_allclose(found.values, warm, atol=1e-5)
+    assert (found.mask != (warm > warm.mean())).mean() < 2e-3
+    assert found.mask.dtype == np.bool_
+    assert found.share == found.mask.mean()
+    half = image.segment("sand", size=(40, 60), threshold=0.5)
+    np.testing.assert_array_equal(half.mask, found.values > 0.5)
+    other = image.segment("sand", relative_to="water", debias=False)
+    assert other.mask.shape == (16, 16)  # the crop's
+    assert other.mask.any()
+    assert (other.values != image.segment("sand").values).any()
+    assert repr(half) == f"segmentation 40 x 60 of 'sand': {half.share:.1%} of the crop"
+    np.testing.assert_array_equal(np.asarray(half), half.mask)
+    np.testing.assert_array_equal(np.load(half.save(tmp_path / "a.npy")), half.values)
+    mask = np.asarray(Image.open(half.save(tmp_path / "a.png")))
+    np.testing.assert_array_equal(mask, half.mask * 255)
+    assert Image.open(half.save(tmp_path / "a.webp")).size == (224, 224)
+    with pytest.raises(BadQuestion, match=r"\.png"):
+        half.save(tmp_path / "a.txt")
+
+
+def test_a_segmentation_paints_its_mask_over_the_crop(image: ImageView) -> None:
+    found = image.segment("sand")
+    shown = np.asarray(found.picture(color=(0, 0, 255), strength=1))
+    assert shown.shape == (224, 224, 3)
+    np.testing.assert_array_equal(shown[7::14, 7::14, 2] == 255, found.mask)
+    bare = np.asarray(found.picture(strength=0))
+    np.testing.assert_array_equal(bare[0, 0], [ROW, 255 - ROW, 7])
+    assert Image.open(BytesIO(found._repr_png_())).size == (224, 224)
+
+
+def test_segmentations_that_cannot_be_are_refused(image: ImageView) -> None:
+    with pytest.raises(NeuronsNotStored, match="kept no neurons"):
+        image.segment("sand", method="neurons")
+    with pytest.raises(BadQuestion, match="'tokens' and 'neurons'"):
+        image.segment("sand", method="magic")  # type: ignore[arg-type]
+    for threshold in (-1, 2.0, "median"):
+        with pytest.raises(BadQuestion, match="from 0 to 1"):
+            image.segment("sand", threshold=threshold)  # type: ignore[arg-type]
+    for size in ((0, 4), (4,), 7, (4.5, 4)):
+        with pytest.raises(BadQuestion, match=r"\(height, width\)"):
+            image.segment("sand", size=size)  # type: ignore[arg-type]
+    with pytest.raises(TextNotStored):
+        image.segment("never seen")
+
+
 def test_a_heatmap_is_a_picture_over_the_crop(image: ImageView, tmp_path: Path) -> None:
     heatmap = image.heatmap("sand")
     np.testing.assert_array_equal(np.asarray(heatmap), heatmap.values)
@@ -174,6 +278,8 @@ def test_a_lean_run_has_no_heatmaps_and_no_pictures(tmp_path: Path) -> None:
         image = store.run().image(int(truth.image_ids[ROW]))
         with pytest.raises(TokensNotStored, match="--tokens"):
             image.heatmap("sand")
+        with pytest.raises(TokensNotStored, match="--tokens"):
+            image.segment("sand")
         with pytest.raises(HeadTokensNotStored, match="in no layer, not in layer 2"):
             image.heatmap("sand", head="L2.H1")
         with pytest.raises(ImageFileMissing, match="--no-thumbnails"):

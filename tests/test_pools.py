@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from commands import invoke
+from commands import WITHOUT_TORCH, call, invoke
 from fabricated_store import fabricate
 from world_store import POOL, store_bytes
 
@@ -17,7 +19,7 @@ from lensbase.api.pools import add_pool
 from lensbase.ingest.job import ingest
 from lensbase.ingest.models import load_model
 from lensbase.ingest.pools import TextPool
-from lensbase.schema.errors import BadName, BadPool, UnknownRun, WeightsNotFound
+from lensbase.schema.errors import BadName, BadPool, ExtraMissing, UnknownRun, WeightsNotFound
 
 TEXTS = ["a green star", "three shapes", "sand", "a photo of a striped shape"]
 
@@ -109,3 +111,84 @@ def test_what_cannot_be_a_pool_is_refused(store: Path, tmp_path: Path) -> None:
     create_store(bare)
     with pytest.raises(UnknownRun, match="lensbase ingest"):
         add_pool(bare, TEXTS, name="new")
+
+
+# Common words and random vectors
+
+
+def test_random_vectors_are_standard_normal_and_need_no_model(tmp_path: Path) -> None:
+    """A model that came as a module, and no torch: drawn from the seed alone, the same again."""
+    root = tmp_path / "module.lens"
+    fabricate(root)
+    with open_store(root) as opened:
+        before = opened.runs[0]["default_pool"]
+    called = call(
+        "pool", "add", root, "--random", 500, "--seed", 3, "--name", "random", program=WITHOUT_TORCH
+    )
+    assert called.returncode == 0, called.stderr
+    assert called.stdout == "Pool random: 500 texts, embedded by fabricated.\n"
+    with open_store(root) as opened:
+        run = opened.run()
+        names = [f"vector {number}" for number in range(500)]
+        found = run.encode_text(names).values
+        drawn = np.random.Generator(np.random.PCG64(3)).standard_normal((500, 16))
+        assert np.array_equal(found, drawn.astype(np.float32))
+        assert opened.runs[0]["default_pool"] == before
+        kinds = opened.sql("SELECT kind FROM pools WHERE pool = 'random'")
+        assert list(kinds["kind"]) == ["vectors"]
+        picked = run.head("L2.H1").textspan("random", 3)["text"]
+        assert set(picked) <= set(names)
+    assert add_pool(root, random=500, seed=3, name="random").texts == 500
+    for count, seed in ((500, 4), (499, 3)):
+        with pytest.raises(BadPool, match="500 other texts"):
+            add_pool(root, random=count, seed=seed, name="random")
+
+
+def test_a_random_pool_is_nobodys_default(tmp_path: Path) -> None:
+    root = tmp_path / "bare.lens"
+    fabricate(root, pools=False)
+    add_pool(root, random=5, name="random")
+    with open_store(root) as opened:
+        assert opened.runs[0]["default_pool"] is None
+
+
+def test_common_words_come_from_wordfreq(store: Path) -> None:
+    import wordfreq
+
+    result = invoke("pool", "add", store, "--words", 50, "--name", "words")
+    assert result.exit_code == 0, result.output
+    assert result.stdout == "Pool words: 50 texts, embedded by world.\n"
+    expected = wordfreq.top_n_list("en", 50)
+    own = load_model("world").encode_text(expected)
+    with open_store(store) as opened:
+        stored = opened.sql("SELECT text FROM texts WHERE pool = 'words' ORDER BY position")
+        assert list(stored["text"]) == expected
+        assert np.abs(opened.run().encode_text(expected).values - own).max() < 1e-6
+        kinds = opened.sql("SELECT kind FROM pools WHERE pool = 'words'")
+        assert list(kinds["kind"]) == ["words"]
+
+
+def test_without_wordfreq_the_way_out_is_named(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wordfreq", None)
+    with pytest.raises(ExtraMissing, match=r"pip install lensbase\[ingest\]"):
+        add_pool(store, words=10, name="words")
+
+
+def test_a_pool_is_one_of_a_file_words_or_vectors(store: Path) -> None:
+    wrong: list[dict[str, Any]] = [
+        {},
+        {"texts": TEXTS, "words": 10},
+        {"words": 10, "random": 10},
+        {"words": 0},
+        {"words": 10**9},
+        {"random": 0},
+        {"random": 10, "seed": -1},
+    ]
+    for options in wrong:
+        with pytest.raises(BadPool):
+            add_pool(store, name="new", **options)
+    result = invoke("pool", "add", store, "--name", "new")
+    assert result.exit_code == 2
+    assert "--words or --random" in result.stderr

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from . import demo, heads, images, ingesting, looking, models, pools, upkeep
+from . import demo, heads, images, ingesting, looking, models, pools, roles, upkeep
 from .failures import CommandLine
 
 app = typer.Typer(
@@ -45,6 +45,9 @@ app.command("info")(looking.info)
 app.command("sql")(looking.sql)
 app.command("verify")(upkeep.verify)
 app.command("copy")(upkeep.copy)
+app.command("annotate")(roles.annotate)
+app.command("annotations")(roles.list_annotations)
+app.command("compact")(roles.compact)
 app.command("rollback")(upkeep.rollback)
 app.command("upgrade")(upkeep.upgrade)
 for name, group in {

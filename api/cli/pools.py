@@ -17,13 +17,23 @@ pools = typer.Typer(help="Text pools: the texts that heads are explained with.")
 @pools.command("add")
 def add(
     store: Store,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="UTF-8 text, one text a line.")],
+    file: Annotated[
+        Path | None, typer.Argument(metavar="[FILE]", help="UTF-8 text, one text a line.")
+    ] = None,
+    *,
     name: Annotated[str, typer.Option(help="What the pool is called in the store.")],
+    words: Annotated[
+        int | None, typer.Option(help="Instead of a file: so many of the commonest English words.")
+    ] = None,
+    random: Annotated[
+        int | None, typer.Option(help="Instead of a file: so many random vectors, as a baseline.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="What the random vectors are drawn from.")] = 0,
 ) -> None:
-    """Embed the texts of a file with every model of the store."""
+    """Embed the texts of a file, common words or random vectors with every model of the store."""
     from ..pools import add_pool
 
-    added = add_pool(store, file, name=name)
+    added = add_pool(store, file, name=name, words=words, random=random, seed=seed)
     for model, reason in added.skipped.items():
         typer.echo(f"Not embedded by {model}: {reason}.", err=True)
     typer.echo(f"Pool {added.name}: {added.texts:,} texts, embedded by {', '.join(added.models)}.")

@@ -79,6 +79,18 @@ def take_tour(guide: Guide, store: Path, *, picture: Path) -> None:
     guide.say(f"Where in scene {image} the tokens write {text!r}:")
     guide.shell(f'lensbase image heatmap {place} {image} "{text}" -o {shlex.quote(str(picture))}')
     guide.say(
+        "What the model would answer without some of its parts: how many lone shapes it names "
+        "right, and how many when the direct effects of all MLPs, or of the last three attention "
+        "layers, are replaced by their means:"
+    )
+    guide.python(
+        """shapes = clip.classifier(store.sql("SELECT DISTINCT label FROM images")["label"],
+  templates=["a photo of a {}", "a picture of a {}"])
+alone = '"count" = 1'
+clip.accuracy(shapes, where=alone, ablate="mlp")
+clip.accuracy(shapes, where=alone, ablate="attn[-3:]")"""
+    )
+    guide.say(
         "All of this came from the store: no model was loaded to answer. Next: your own images, "
         "`lensbase ingest --help`; every view and column, "
         f"`lensbase info {place} --catalog`; every command, docs/cli.md."

@@ -1,0 +1,53 @@
+"""`annotate` and `annotations`: roles of components; `compact`: taking them into the catalogue."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ...schema.errors import BadQuestion
+from ..store import open_store
+from .options import Csv, Json, Run, Store
+from .rows import print_rows
+
+
+def annotate(
+    store: Store,
+    components: Annotated[
+        list[str], typer.Argument(metavar="COMPONENT...", help="Addresses, such as L21.H11.")
+    ],
+    role: Annotated[
+        str | None, typer.Option(help="What they do, in a word, such as geolocation.")
+    ] = None,
+    remove: Annotated[bool, typer.Option("--remove", help="Take their role away.")] = False,
+    note: Annotated[str | None, typer.Option(help="Anything to remember.")] = None,
+    source: Annotated[str, typer.Option(help="Who or which rule says so.")] = "person",
+    run: Run = None,
+) -> None:
+    """Give components a role, which ablations can then name."""
+    if (role is None) != remove:
+        msg = "give either --role NAME, or --remove to take the role away."
+        raise BadQuestion(msg)
+    with open_store(store) as opened:
+        named = opened.annotate(components, role, run=run, note=note, source=source)
+    how = "have no role now" if remove else f"annotated as {role}"
+    typer.echo(f"{', '.join(named)}: {how}.")
+
+
+def list_annotations(store: Store, as_json: Json = False, as_csv: Csv = False) -> None:
+    """The roles that components of a store have."""
+    with open_store(store) as opened:
+        print_rows(opened.annotations, as_json=as_json, as_csv=as_csv, shown=None)
+
+
+def compact(store: Store) -> None:
+    """Take results that readers left beside the catalogue into its next generation."""
+    from ..maintenance import compact as compact_store
+
+    done = compact_store(store)
+    texts, roles = (done.taken_in.get(table, 0) for table in ("head_text", "annotation"))
+    typer.echo(
+        f"Took {texts:,} TEXTSPANs and {roles:,} annotations into generation {done.generation} "
+        f"of {store}; dropped {done.dropped:,} results of runs that are gone."
+    )

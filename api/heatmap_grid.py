@@ -1,0 +1,70 @@
+"""Heatmaps of one image side by side: texts in columns, heads in rows."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .heatmap import Heatmap
+
+if TYPE_CHECKING:
+    import os
+
+    from matplotlib.figure import Figure
+
+_CELL = 2.4  # inches
+
+
+class HeatmapGrid:
+    """Heatmaps of one image; `grid[row][column]` is one of them.
+
+    `values` [rows, columns, patches down, patches across] are their scores.
+    """
+
+    def __init__(self, heatmaps: list[list[Heatmap]]) -> None:
+        self._heatmaps = heatmaps
+
+    @property
+    def values(self) -> npt.NDArray[np.float32]:
+        """The scores of all heatmaps, in float32."""
+        return np.array([[heatmap.values for heatmap in row] for row in self._heatmaps])
+
+    def figure(self, **options: Any) -> Figure:
+        """The pictures with their texts above and heads beside them; `options` as in `Heatmap`."""
+        from matplotlib.figure import Figure
+
+        rows, columns = len(self), len(self[0])
+        figure = Figure((_CELL * columns, _CELL * rows), layout="constrained")
+        axes = figure.subplots(rows, columns, squeeze=False)
+        for line, row in zip(axes, self._heatmaps, strict=True):
+            for ax, heatmap in zip(line, row, strict=True):
+                ax.imshow(heatmap.picture(**options))
+                ax.set(xticks=[], yticks=[])
+                ax.set_title(heatmap.text, fontsize=9, wrap=True)
+            line[0].set_ylabel(row[0].head or "all heads")
+        return figure
+
+    def png(self, path: str | os.PathLike[str] | None = None, **options: Any) -> bytes:
+        """The figure as PNG bytes, also written to `path` where given."""
+        buffer = BytesIO()
+        self.figure(**options).savefig(buffer, format="png", dpi=120)
+        if path is not None:
+            Path(path).write_bytes(buffer.getvalue())
+        return buffer.getvalue()
+
+    def __getitem__(self, row: int) -> list[Heatmap]:
+        return self._heatmaps[row]
+
+    def __len__(self) -> int:
+        return len(self._heatmaps)
+
+    def _repr_png_(self) -> bytes:
+        return self.png()
+
+    def __repr__(self) -> str:
+        rows = [", ".join(map(repr, row)) for row in self._heatmaps]
+        return "\n".join(rows)

@@ -1,0 +1,238 @@
+"""How well token heatmaps segment a run's images, by the protocol of Table 2.4."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from ..queries import segmentation
+from ..queries.classification import predict
+from ..queries.heatmaps import patch_grid
+from ..queries.segmentation import Threshold
+from ..schema.errors import BadQuestion, BadSelection, UnknownColumn, UnknownLabel
+from .card import Card
+from .classifier import Classes, Classifier, Templates, check_classifier, classifier
+from .masks import CropMasks, Masks, crop_size
+from .open_run import OpenRun
+from .result import Result
+from .segmentation import check_threshold
+from .selection import Images, Selection
+from .where import Where
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Target: TypeAlias = Literal["label", "predicted"]
+F64: TypeAlias = npt.NDArray[np.float64]
+I64: TypeAlias = npt.NDArray[np.int64]
+
+_BLOCK_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class SegmentationScores:
+    """What Table 2.4 reports of a method, and each image's part in it.
+
+    `pixel_accuracy` is the share of all labelled pixels that are right; `iou` that of background
+    and foreground from pixels added up over all images, `miou` their mean; `map` the mean over
+    images of their average precision. `foreground_map` is that of the foreground alone: where
+    objects are small, the background lifts `map` for any heatmap. `images` has a row an image.
+    """
+
+    pixel_accuracy: float
+    miou: float
+    map: float
+    foreground_map: float
+    iou: tuple[float, float]
+    images: Result
+
+    def card(self) -> Card:
+        """The scores at a glance."""
+        return Card(
+            f"segmentation of {len(self.images):,} images",
+            {
+                "pixel accuracy": f"{self.pixel_accuracy:.4f}",
+                "mIoU": f"{self.miou:.4f} (background {self.iou[0]:.4f}, "
+                f"foreground {self.iou[1]:.4f})",
+                "mAP": f"{self.map:.4f} (foreground alone {self.foreground_map:.4f})",
+            },
+        )
+
+    def __repr__(self) -> str:
+        return str(self.card())
+
+    def _repr_html_(self) -> str:
+        return self.card()._repr_html_()  # pyright: ignore[reportPrivateUsage]
+
+
+def evaluate_segmentation(
+    run: OpenRun,
+    masks: Masks,
+    *,
+    classes: Classes | Classifier | None = None,
+    label: str = "label",
+    target: Target = "label",
+    threshold: Threshold = "mean",
+    templates: Templates = None,
+    ignore: int | None = None,
+    images: Images = None,
+    where: Where = None,
+) -> SegmentationScores:
+    """Segment images by a class each and compare with masks; see `RunView.evaluate_segmentation`.
+
+    Holds one block of images' tokens and maps in memory at a time.
+    """
+    token = run.need_tokens()
+    check_threshold(threshold)
+    if target not in ("label", "predicted"):
+        msg = f"target={target!r} is no choice of the class; there are 'label' and 'predicted'."
+        raise BadQuestion(msg)
+    chosen = run.images.select(images, where)
+    if not len(chosen):
+        msg = "no image is chosen, so there is nothing to evaluate."
+        raise BadSelection(msg)
+    keys, sizes = _keys_and_sizes(run, chosen)
+    needed = target == "label" or classes is None
+    labels = _labels(run, chosen, label) if needed else []
+    made = _classifier(run, classes, labels, templates)
+    placed = CropMasks(masks, keys, run.row)
+    targets = _targets(made, labels, keys, label) if target == "label" else None
+    directions = made.weights - made.weights.mean(0, dtype=np.float64).astype(np.float32)
+
+    size = crop_size(run.row)
+    grid = (run.row["grid_height"], run.row["grid_width"])
+    block = max(1, _BLOCK_BYTES // (8 * run.shape.patches * run.shape.embed_dim + 40 * _area(size)))
+    counts = np.zeros((len(chosen), 2, 2), np.int64)
+    precision = np.zeros((len(chosen), 2))
+    used = np.zeros(len(chosen), np.int64)
+    for start in range(0, len(chosen), block):
+        rows = chosen.rows[start : start + block]
+        if targets is None:
+            of = predict(run.arrays["representation"].read(rows), made.weights)
+        else:
+            of = targets[start : start + block]
+        scores = np.matmul(token.read(rows).astype(np.float32), directions[of][:, :, None])[..., 0]
+        heats = segmentation.heat(patch_grid(scores, grid), size)
+        predicted = segmentation.foreground(heats, threshold)
+        for number, (heat, found) in enumerate(zip(heats, predicted, strict=True), start):
+            mask = placed.read(number, sizes[number])
+            valid = None if ignore is None else mask != ignore
+            truth = mask != 0 if valid is None else (mask != 0) & valid
+            counts[number] = segmentation.confusion(found, truth, valid=valid)
+            precision[number] = [
+                segmentation.average_precision(heat, truth, valid=valid, classes=kind)
+                for kind in ("both", "foreground")
+            ]
+        used[start : start + len(rows)] = of
+    names = [made.classes[number] for number in used]
+    return _scores(run, chosen, keys, names, counts, precision)
+
+
+def _scores(
+    run: OpenRun,
+    chosen: Selection,
+    keys: list[str],
+    names: list[str],
+    counts: I64,
+    precision: F64,
+) -> SegmentationScores:
+    total = counts.sum(0)
+    background, foreground = segmentation.intersection_over_union(total)
+    each = segmentation.intersection_over_union(counts)
+    rows = Result.of(
+        {
+            "image_id": chosen.image_ids,
+            "key": keys,
+            "class": names,
+            "pixel_accuracy": segmentation.pixel_accuracy(counts),
+            "iou_background": each[:, 0],
+            "iou_foreground": each[:, 1],
+            "average_precision": precision[:, 0],
+            "foreground_precision": precision[:, 1],
+        },
+        thumbnails=run.thumbnails_of,
+    )
+    return SegmentationScores(
+        pixel_accuracy=float(segmentation.pixel_accuracy(total)),
+        miou=float((background + foreground) / 2),
+        map=_mean(precision[:, 0]),
+        foreground_map=_mean(precision[:, 1]),
+        iou=(float(background), float(foreground)),
+        images=rows,
+    )
+
+
+def _keys_and_sizes(run: OpenRun, chosen: Selection) -> tuple[list[str], list[tuple[int, int]]]:
+    known = {
+        number: (key, (height, width))
+        for number, key, height, width in run.console.rows(
+            "SELECT image_id, key, height, width FROM image "
+            "WHERE image_id IN (SELECT unnest(?::BIGINT[]))",
+            [chosen.image_ids],
+        )
+    }
+    told = [known[number] for number in chosen.image_ids.tolist()]
+    return [key for key, _ in told], [size for _, size in told]
+
+
+def _labels(run: OpenRun, chosen: Selection, label: str) -> list[str | None]:
+    columns = run.console.types("SELECT * FROM images")
+    if label not in columns:
+        msg = f"label={label!r} is no column of the images; there are {', '.join(columns)}."
+        raise UnknownColumn(msg)
+    quoted = '"' + label.replace('"', '""') + '"'
+    found = run.console.rows(
+        f"SELECT image_id, {quoted}::VARCHAR FROM images "
+        "WHERE run = ? AND image_id IN (SELECT unnest(?::BIGINT[]))",
+        [run.name, chosen.image_ids],
+    )
+    known: dict[int, str | None] = dict(found)
+    return [known[number] for number in chosen.image_ids.tolist()]
+
+
+def _classifier(
+    run: OpenRun,
+    classes: Classes | Classifier | None,
+    labels: Sequence[str | None],
+    templates: Templates,
+) -> Classifier:
+    if isinstance(classes, Classifier):
+        if templates is not None:
+            msg = "a classifier has templates of its own; give templates= or it, not both."
+            raise BadQuestion(msg)
+        check_classifier(run, classes)
+        return classes
+    if classes is None:
+        classes = sorted({one for one in labels if one is not None})
+    return classifier(run, classes, templates=templates)
+
+
+def _targets(made: Classifier, labels: list[str | None], keys: list[str], label: str) -> I64:
+    places = {name: number for number, name in enumerate(made.classes)}
+    for key, one in zip(keys, labels, strict=True):
+        if one is None:
+            msg = (
+                f"image {key!r} has no {label!r}, so it has no class to be segmented by; "
+                f"target='predicted' needs none, and where='{label} IS NOT NULL' leaves it out."
+            )
+            raise UnknownLabel(msg)
+        if one not in places:
+            listed = ", ".join(map(repr, made.classes[:8])) + ", ..." * (len(made.classes) > 8)
+            msg = (
+                f"image {key!r} is a {one!r}, which is none of the classifier's classes: {listed}."
+            )
+            raise UnknownLabel(msg)
+    return np.array([places[one] for one in labels if one is not None], np.int64)
+
+
+def _mean(numbers: F64) -> float:
+    """The mean of those numbers that are some; NaN of none."""
+    known = numbers[~np.isnan(numbers)]
+    return float(known.mean()) if len(known) else float("nan")
+
+
+def _area(size: tuple[int, int]) -> int:
+    return size[0] * size[1]

@@ -1,0 +1,106 @@
+"""Which heads of a run carry a group's effect on a classifier's logits."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..queries.factors import head_factors
+from ..queries.spurious import Cells, GroupEffects, cell_sums, cells_of, group_effects
+from ..schema.components import Head
+from ..schema.errors import BadQuestion, HeadNotStored
+from .accuracy import labelled
+from .classifier import Classifier, check_classifier
+from .result import Result
+from .selection import Images
+from .where import Where
+
+if TYPE_CHECKING:
+    from .open_run import OpenRun
+
+F64 = npt.NDArray[np.float64]
+
+_BLOCK = 8192
+
+
+def spurious_heads(
+    run: OpenRun,
+    made: Classifier,
+    *,
+    by: str,
+    k: int = 10,
+    label: str = "label",
+    images: Images = None,
+    where: Where = None,
+) -> Result:
+    """Rank a run's kept heads; see `RunView.spurious_heads`."""
+    if k < 1:
+        msg = f"k = {k} heads cannot be proposed; ask for 1 or more."
+        raise BadQuestion(msg)
+    if not run.shape.head_layers:
+        msg = f"run {run.name!r} kept no heads; an ingest with --heads last:4 keeps some."
+        raise HeadNotStored(msg)
+    check_classifier(run, made)
+    found = labelled(run, made, run.images.select(images, where), label=label, by=by)
+    cells = cells_of(found.labels, found.groups)
+    effects = _effects(run, made, rows=found.rows, cells=cells)
+    order = np.argsort(-effects.score, kind="stable")
+    order = order[effects.score[order] > 0][:k]
+    heads = [Head(run.shape.head_layers[n // run.shape.heads], n % run.shape.heads) for n in order]
+    texts = _first_texts(run)
+    columns: dict[str, Any] = {
+        "rank": np.arange(1, len(order) + 1),
+        "component": [str(head) for head in heads],
+        "layer": [head.layer for head in heads],
+        "head": [head.head for head in heads],
+        "effect": effects.effect[order],
+        "cumulative": np.cumsum(effects.effect[order]),
+        "group_variance": effects.group_variance[order],
+        "label_variance": effects.label_variance[order],
+        "score": effects.score[order],
+        "text": [texts.get(str(head)) for head in heads],
+    }
+    note = f"by what {by!r} does to the logits of {len(found.rows):,} images through each head"
+    if found.note:
+        note += f"; {found.note}"
+    if len(order) < k:
+        note += (
+            f"; no other head adds to it and writes more of {by!r} than of {label!r}, "
+            f"so there are {len(order)} of the {k} asked for"
+        )
+    return Result.of(columns, note=note)
+
+
+def _effects(
+    run: OpenRun, made: Classifier, *, rows: npt.NDArray[np.int64], cells: Cells
+) -> GroupEffects:
+    """Every kept head's effect, from one pass over the values of each."""
+    shape, count = run.shape, len(cells.images)
+    width = shape.head_width + 3
+    means = np.zeros((len(shape.head_layers) * shape.heads, count, width))
+    representation = np.zeros((count, shape.embed_dim))
+    for start in range(0, len(rows), _BLOCK):
+        block, of_image = rows[start : start + _BLOCK], cells.of_image[start : start + _BLOCK]
+        representation += cell_sums(run.arrays["representation"].read(block), of_image, count)
+        scale = run.arrays["scale"].read(block)
+        for number, mean in enumerate(means):
+            value = run.arrays["head_value"].read(block, *divmod(number, shape.heads))
+            mean += cell_sums(head_factors(value, scale), of_image, count)
+    images = cells.images[:, None]
+    return group_effects(
+        means / images,
+        run.head_basis.reshape(-1, *run.head_basis.shape[2:]),
+        representation=representation / images,
+        classifier=made.weights,
+        cells=cells,
+    )
+
+
+def _first_texts(run: OpenRun) -> dict[str, str]:
+    """The first TEXTSPAN text of each head over the run's default pool, where it is stored."""
+    found = run.console.query(
+        "SELECT component, texts[1] AS text FROM heads WHERE run = ?", [run.name]
+    )
+    return {row["component"]: row["text"] for row in found.to_pylist()}
