@@ -132,14 +132,14 @@ class Ablation:
         for term in self._plan.terms:
             add_stored(out, arrays["layer"].read(rows, term), sign=sign)
         for own, kind, layer in self._plan.sums:
-            add_stored(out, arrays["layer_sum"].read(rows, kind, layer), sign=sign * own)
+            add_stored(out, arrays["layer_sum"].view(rows, kind, layer), sign=sign * own)
         if self.parts.class_token:
-            add_stored(out, arrays["cls_token"].read(rows), sign=sign)
+            add_stored(out, arrays["cls_token"].view(rows), sign=sign)
         if self._heads or self._overlap:
             scale = arrays["scale"].read(rows)
             for group in self._heads:
                 values = [
-                    arrays["head_value"].read(rows, head.place, head.address.head)
+                    arrays["head_value"].view(rows, head.place, head.address.head)
                     for head in group.heads
                 ]
                 add_stored(out, stacked_factors(values, scale) @ group.basis, sign=sign)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from html import escape
@@ -204,7 +203,7 @@ def classify(
     """The accuracy after each of some ablations (None: without one), in one pass over the rows."""
     predicted = [np.empty(len(found.rows), np.int64) for _ in ablations]
     weights = np.ascontiguousarray(made.weights, np.float32)
-    for place, start, block in _ahead(_blocks(run, found.rows, ablations)):
+    for place, start, block in _blocks(run, found.rows, ablations):
         predicted[place][start : start + len(block)] = predict(block, weights)
     return [
         Accuracy(
@@ -220,26 +219,21 @@ def classify(
 
 
 def _blocks(run: OpenRun, rows: I64, ablations: Sequence[Ablation | None]) -> Iterator[Block]:
-    """For a block of rows at a time, and each ablation: its place, the first row's, and [k, d']."""
-    for start in range(0, len(rows) if ablations else 0, BLOCK):
-        part = rows[start : start + BLOCK]
-        stored = run.arrays["representation"].read(part)
+    """For a block of rows at a time, and each ablation: its place, the first row's, and [k, d'].
+
+    A block is to be used before the next one is asked for.
+    """
+    # Blocks that are segments are worked on where they lie.
+    size = run.shape.segment_rows if BLOCK // 4 <= run.shape.segment_rows <= BLOCK else BLOCK
+    ablated = np.empty((min(size, len(rows)), run.shape.embed_dim), np.float32)
+    for start in range(0, len(rows) if ablations else 0, size):
+        part = rows[start : start + size]
+        stored = run.arrays["representation"].view(part)
         for place, ablation in enumerate(ablations):
             if ablation is None:
                 yield place, start, stored
             else:
-                # What was handed out already must stay as it is.
-                out = stored if len(ablations) == 1 else np.empty_like(stored)
-                yield place, start, ablation.apply(stored, part, out=out)
-
-
-def _ahead(blocks: Iterator[Block]) -> Iterator[Block]:
-    """The same blocks, each made while the one before it is worked on."""
-    with ThreadPoolExecutor(1) as maker:
-        coming = maker.submit(next, blocks, None)
-        while (block := coming.result()) is not None:
-            coming = maker.submit(next, blocks, None)
-            yield block
+                yield place, start, ablation.apply(stored, part, out=ablated)
 
 
 def _random_sets(run: OpenRun, ablation: Ablation, *, draws: int, seed: int) -> Sets:

@@ -116,6 +116,30 @@ def test_any_rows_in_any_order(
             np.testing.assert_array_equal(got, expected)
 
 
+@settings(max_examples=60, deadline=None)
+@given(bounds=st.lists(st.integers(0, RUN.images), min_size=2, max_size=2), step=st.integers(1, 2))
+def test_a_view_is_what_is_read(
+    written: tuple[Path, dict[str, np.ndarray]], bounds: list[int], step: int
+) -> None:
+    """In place only where the rows follow each other in one chunk, and never to be written to."""
+    root, _ = written
+    rows = np.arange(min(bounds), max(bounds), step)
+    for name in ("representation", "layer_sum", "layer"):
+        spec = SPECS[name]
+        array = RowArray(root / name, spec, RUN.segment_rows)
+        index = (1, 0)[: len(spec.shape) - 2]
+        view = array.view(rows, *index)
+        np.testing.assert_array_equal(view, array.read(rows, *index))
+        height = spec.chunk[0]
+        together = (
+            step == 1 and len({(row // RUN.segment_rows, row // height) for row in rows}) == 1
+        )
+        if len(rows) > 1 and RUN.segment_rows % height == 0:
+            assert view.flags.writeable != together
+    with pytest.raises(IndexError, match="rows 0 to 69"):
+        array.view(np.array([70]))
+
+
 def test_slices_and_columns(written: tuple[Path, dict[str, np.ndarray]]) -> None:
     root, values = written
     heads = RowArray(root / "head_value", SPECS["head_value"], RUN.segment_rows)
