@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -19,26 +19,27 @@ from ..queries.ablation import (
     stacked_basis,
     stacked_factors,
 )
-from ..schema.components import Component, Head
+from ..schema.components import Head
 from ..schema.errors import (
+    BadAblation,
     BadAddress,
     BadQuestion,
     BadSelection,
+    HeadNotStored,
     HeadTokensNotStored,
+    LensbaseError,
+    UnknownRole,
     UnknownRun,
 )
-from .head import HeadView
-from .open_run import KeptHead, OpenRun
-from .result import Result
+from .named_components import Components, addresses_of, parts_of
+from .open_run import KeptHead, OpenRun, keeping
+from .printing import layers_named
 from .roles import Role
 from .selection import Selection
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
 Rows: TypeAlias = npt.NDArray[np.int64]
-
-Components: TypeAlias = Any
-"""An address, kind or slice, a role, a head, a Result with a column `component`, or a list."""
 
 BLOCK = 2048
 """Rows that are worked on at once: what they need stays in the processor's cache."""
@@ -179,33 +180,40 @@ def prepare(
     if zero and mean_over is not None:
         msg = "zero=True puts no means back, so mean_over= has nothing to say; give one of them."
         raise BadQuestion(msg)
-    addresses = [_of_this_run(run, one) for one in _addresses(run, components)]
-    parts = ablation_set(addresses, layers=run.shape.layers, heads=run.shape.heads)
-    made = Ablation(run, parts)
+    parts = parts_of(components)
+    try:
+        made = _prepared(run, addresses_of(run, parts))
+    except (BadAddress, BadAblation, HeadNotStored) as error:
+        raise _explained(run, parts, error) from error
     if not zero:
         made.keep_means(mean_over)
     return made
 
 
-def _addresses(run: OpenRun, components: Components) -> list[str]:
-    """Everything that names components, as a flat list of addresses."""
-    if isinstance(components, str):
-        return [components]
-    if isinstance(components, HeadView):
-        return [components.address]
-    if isinstance(components, Role):
-        return run.roles(components.name)
-    if isinstance(components, Component):
-        return [str(components)]
-    if isinstance(components, Result) and "component" in components.columns:
-        return [str(one) for one in components["component"]]
-    if isinstance(components, Iterable) and not isinstance(components, Result | bytes):
-        return [address for one in components for address in _addresses(run, one)]
-    msg = (
-        f"{components!r} names no component; write addresses such as 'L22.H8', 'mlp', "
-        "'attn[:20]' or 'cls-token', or pass a role, a head, or a table with a column component."
-    )
-    raise BadAddress(msg)
+def _prepared(run: OpenRun, addresses: Iterable[str]) -> Ablation:
+    own = [_of_this_run(run, address) for address in addresses]
+    return Ablation(run, ablation_set(own, layers=run.shape.layers, heads=run.shape.heads))
+
+
+def _explained(run: OpenRun, parts: Iterable[str | Role], error: LensbaseError) -> LensbaseError:
+    """An error about a set, told with the role that is behind it, where one is."""
+    for part in parts:
+        if isinstance(part, Role):
+            for address in run.roles(part.name):
+                try:
+                    _prepared(run, [address])
+                except LensbaseError as own:
+                    return type(own)(f"{part} has {address}, which cannot be ablated: {own}")
+        elif isinstance(error, BadAddress) and _is_role(run, part):
+            return BadAddress(f"{part!r} is no component but a role: ablate=role({part!r}).")
+    return error
+
+
+def _is_role(run: OpenRun, name: str) -> bool:
+    try:
+        return bool(run.roles(name))
+    except UnknownRole:
+        return False
 
 
 def _of_this_run(run: OpenRun, address: str) -> str:
@@ -234,13 +242,11 @@ def _overlap(run: OpenRun, parts: AblationSet) -> dict[int, _Heads]:
     needed = sorted({head.layer for head in parts.covered})
     kept = run.shape.head_token_layers
     if missing := [layer for layer in needed if layer not in kept]:
-        want = ",".join(map(str, sorted({*kept, *needed})))
-        have = f"of layers {', '.join(map(str, kept))}" if kept else "of no layer"
         msg = (
             "cls-token is a part of every attention layer, so together with heads or layers it "
             f"would count twice in layer {', '.join(map(str, missing))}. What heads attend token "
-            f"by token tells the two apart; run {run.name!r} kept that {have}. "
-            f"An ingest with --head-tokens {want} keeps it."
+            f"by token tells the two apart; run {run.name!r} kept that of "
+            f"{layers_named(kept)}. {keeping('--head-tokens', {*kept, *needed})}"
         )
         raise HeadTokensNotStored(msg)
     found: dict[int, _Heads] = {}

@@ -9,10 +9,11 @@ import numpy as np
 
 from ..schema.components import Attention, Mlp
 from ..schema.errors import BadQuestion
-from .ablation import Components, prepare
+from .ablation import prepare
 from .accuracy import classify
 from .classifier import Classifier, check_classifier
 from .labels import labelled
+from .named_components import Components, as_given
 from .open_run import OpenRun
 from .result import Result
 from .selection import Images
@@ -89,7 +90,7 @@ def ablation_table(
     run: OpenRun,
     made: Classifier,
     *,
-    sets: Mapping[str, Components] | None = None,
+    sets: Mapping[str, Components] | Sequence[Components] | None = None,
     label: str = "label",
     by: str | Sequence[str] | None = None,
     images: Images = None,
@@ -98,9 +99,9 @@ def ablation_table(
     zero: bool = False,
 ) -> Result:
     """Accuracy after each of some named ablations; see `RunView.ablation_table`."""
-    chosen = THESIS_SETS if sets is None else sets
+    chosen = THESIS_SETS if sets is None else _by_name(sets)
     if not chosen:
-        msg = "sets= names no ablation; give a mapping such as {'no MLPs': 'mlp'}."
+        msg = "sets= names no ablation; give a list or a mapping such as {'no MLPs': 'mlp'}."
         raise BadQuestion(msg)
     check_classifier(run, made)
     means = None if mean_over is None else run.images.select(mean_over)
@@ -109,9 +110,17 @@ def ablation_table(
     scored = classify(run, made, found, ablations=ablations)
     columns: dict[str, object] = {
         "ablation": list(chosen),
-        "components": [", ".join(one.addresses) for one in ablations],
+        "components": [", ".join(as_given(one)) for one in chosen.values()],
         "accuracy": np.array([one.overall for one in scored]),
     }
     if by is not None:
         columns["worst_group"] = np.array([one.worst_group for one in scored])
     return Result.of(columns, note=found.note)
+
+
+def _by_name(sets: Mapping[str, Components] | Sequence[Components]) -> Mapping[str, Components]:
+    """Ablations by name; those of a list are called by what they take out."""
+    if isinstance(sets, Mapping):
+        return sets
+    listed: Sequence[Components] = sets if isinstance(sets, list | tuple) else [sets]
+    return {", ".join(as_given(one)) or "nothing": one for one in listed}

@@ -13,14 +13,16 @@ import numpy.typing as npt
 
 from ..queries.classification import GroupCounts, group_counts, predict
 from ..schema.components import Head
-from ..schema.errors import BadQuestion
-from .ablation import BLOCK, Ablation, Components, prepare
+from .ablation import BLOCK, Ablation, prepare
 from .classifier import Classifier, check_classifier
 from .labels import Labelled, labelled, listed
+from .named_components import Components, as_given
 from .open_run import OpenRun
+from .printing import counted
 from .result import Result
 from .selection import Images, Selection
 from .where import Where
+from .whole_numbers import whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,8 +38,8 @@ class Accuracy:
     """How many images are classified right; `float()` of it is the share of all of them.
 
     `counts` are images and right predictions of each group, `predicted` places among the classes
-    by row, `ablated` the addresses whose effects were replaced. What it is compared with
-    (`before`, `random`) is computed when it is first asked for.
+    by row, `ablated` the addresses whose effects were replaced, `asked` how these were named. What
+    it is compared with (`before`, `random`) is computed when it is first asked for.
     """
 
     run: OpenRun
@@ -49,6 +51,7 @@ class Accuracy:
     means: Selection | None = None
     zero: bool = False
     drawn: Sets = ()
+    asked: tuple[str, ...] = ()
 
     @cached_property
     def before(self) -> Accuracy | None:
@@ -148,19 +151,20 @@ class Accuracy:
         return f"<table>{facts}</table>{groups}"
 
     def _facts(self) -> list[tuple[str, str]]:
-        chance = f"{len(self.classifier)} classes"
-        facts = [("accuracy", f"{self._change('overall')} of {self.images:,} images, {chance}")]
+        classes = "1 class" if len(self.classifier) == 1 else f"{len(self.classifier)} classes"
+        of = f"{counted(self.images, 'image')}, {classes}"
+        facts = [("accuracy", f"{self._change('overall')} of {of}")]
         if self.labelled.names:
             facts.append(("worst group", self._change("worst_group")))
         if self.ablated:
             how = "to zero" if self.zero else "to their means"
-            facts.append((f"ablated {how}", listed(self.ablated)))
+            facts.append((f"ablated {how}", listed(self.asked or self.ablated)))
         if self.random is not None:
-            heads = len(self.random.ablated)
+            heads = counted(len(self.random.ablated), "random head")
             value = f"{self.random.overall:.4f}"
             if self.labelled.names:
                 value = f"{self.random.worst_group:.4f} in the worst group, {value} overall"
-            facts.append((f"best of {len(self.drawn)} draws of {heads} random heads", value))
+            facts.append((f"best of {counted(len(self.drawn), 'draw')} of {heads}", value))
         if self.note and not self.labelled.names:
             facts.append(("note", self.note))
         return facts
@@ -185,16 +189,15 @@ def accuracy(
     seed: int = 0,
 ) -> Accuracy:
     """Classify stored representations, before and after an ablation; see `RunView.accuracy`."""
-    if draws < 0:
-        msg = f"draws = {draws}: ask for 0 or more draws of random heads."
-        raise BadQuestion(msg)
+    draws = whole(draws, "draws", least=0, of="draws of random heads")
+    seed = whole(seed, "seed", least=0, of="draws")
     check_classifier(run, made)
     means = None if mean_over is None else run.images.select(mean_over)
     ablation = prepare(run, ablate, mean_over=means, zero=zero)
     found = labelled(run, made, run.images.select(images, where), label=label, by=by)
     (measured,) = classify(run, made, found, ablations=[ablation])
     drawn = _random_sets(run, ablation, draws=draws, seed=seed)
-    return replace(measured, means=means, zero=zero, drawn=drawn)
+    return replace(measured, means=means, zero=zero, drawn=drawn, asked=tuple(as_given(ablate)))
 
 
 def classify(

@@ -5,9 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING
 
 from ..schema.components import (
     Attention,
@@ -20,47 +19,17 @@ from ..schema.components import (
     parse_component,
     split_run,
 )
-from ..schema.derived import write_derived
-from ..schema.errors import (
-    AnnotationNotKept,
-    BadQuestion,
-    UnknownComponent,
-    UnknownRole,
-    UnknownRun,
-)
-from ..schema.layout import Layout
-from .derived_views import ANNOTATION
+from ..schema.errors import BadName, BadQuestion, UnknownComponent, UnknownRole, UnknownRun
+from ..schema.role_files import write_annotation
+from .named_components import Components, addresses_of
 
 if TYPE_CHECKING:
     from .open_run import OpenRun
 
-Annotated: TypeAlias = Any
-"""An address, a `HeadView`, a list of them, or rows (a Result, a frame) with `component`."""
-
-
-def addresses_of(components: Annotated) -> list[str]:
-    """The addresses that components are given by; raises `BadQuestion` for anything else."""
-    if isinstance(components, str):
-        return [components]
-    if isinstance(found := getattr(components, "address", None), str):
-        return [found]
-    if isinstance(components, Mapping):
-        return addresses_of(components.get("component"))
-    columns: Any = getattr(components, "columns", ())
-    if "component" in list(columns):
-        return [str(address) for address in components["component"]]
-    if isinstance(components, Iterable):
-        return [address for one in components for address in addresses_of(one)]
-    msg = (
-        f"{components!r} names no component; give an address such as 'L21.H11', a list of them, "
-        "or rows with a column `component`."
-    )
-    raise BadQuestion(msg)
-
 
 def annotate(
     run: OpenRun,
-    components: Annotated,
+    components: Components,
     role: str | None,
     *,
     source: str = "person",
@@ -72,9 +41,8 @@ def annotate(
     `UnknownRun`, `BadName`, `BadQuestion`, or `AnnotationNotKept` where the store cannot be
     written to.
     """
-    if role is not None:
-        check_name(role, kind="role")
-    addresses = list(dict.fromkeys(_known(run, one) for one in addresses_of(components)))
+    _check_said(role, source=source, note=note)
+    addresses = list(dict.fromkeys(_known(run, one) for one in addresses_of(run, components)))
     if not addresses:
         msg = "no component was given to annotate."
         raise BadQuestion(msg)
@@ -91,47 +59,24 @@ def annotate(
     return addresses
 
 
-def write_annotation(
-    layout: Layout,
-    addresses: list[str],
-    *,
-    run: str,
-    weights_sha256: str,
-    role: str | None,
-    source: str,
-    note: str | None,
-    created: datetime,
-) -> None:
-    """Keep a role of some components beside the catalogue; raises `AnnotationNotKept`."""
-    import pyarrow as pa
+def _check_said(role: object, *, source: object, note: object) -> None:
+    """Raise `BadName` or `BadQuestion` for what cannot be kept of a component."""
+    if isinstance(role, str):
+        check_name(role, kind="role")
+    elif role is not None:
+        msg = f"{role!r} cannot name a role: give a word such as 'geolocation', or None to remove."
+        raise BadName(msg)
+    for name, text in (("source", source), ("note", note)):
+        if text is None and name == "note":
+            continue
+        if not isinstance(text, str) or not _encodable(text):
+            msg = f"{name} = {text!r} is no text that can be kept; give one of whole characters."
+            raise BadQuestion(msg)
 
-    count = len(addresses)
-    rows = pa.table(
-        {
-            "component": pa.array(addresses, pa.string()),
-            "role": pa.array([role] * count, pa.string()),
-            "source": pa.array([source] * count, pa.string()),
-            "note": pa.array([note] * count, pa.string()),
-            "created_at": pa.array([created] * count, pa.timestamp("us")),
-        }
-    )
-    # A role belongs to the model's weights, whatever images it was seen on.
-    parameters = {
-        "run": run,
-        "weights_sha256": weights_sha256,
-        "components": addresses,
-        "role": role,
-        "source": source,
-        "note": note,
-        "created_at": created.isoformat(),
-    }
-    if not write_derived(layout, ANNOTATION, parameters, rows=rows):
-        folder = layout.derived(ANNOTATION, "").parent
-        msg = (
-            f"{', '.join(addresses)} could not be annotated: {folder} cannot be written to. "
-            f"`lensbase copy {layout.root} DEST` makes a copy that can be."
-        )
-        raise AnnotationNotKept(msg)
+
+def _encodable(text: str) -> bool:
+    # A lone surrogate, as of an argument with broken bytes, has no UTF-8.
+    return text.encode(errors="replace").decode() == text
 
 
 def with_role(run: OpenRun, name: str) -> list[str]:

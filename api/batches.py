@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Literal, TypeAlias, get_args
 
 import numpy as np
@@ -11,15 +11,14 @@ import numpy.typing as npt
 from ..queries.factors import head_contribution, head_factors
 from ..schema.components import Token, layer_terms
 from ..schema.errors import BadQuestion
+from .named_components import Components, addresses_of
 from .open_run import KeptHead, OpenRun
 from .values import Values
 
 Kind: TypeAlias = Literal["head", "representation", "layer", "token"]
 
 
-def run_batches(
-    run: OpenRun, kind: Kind, *, heads: Sequence[str] | None, size: int
-) -> Iterator[Values]:
+def run_batches(run: OpenRun, kind: Kind, *, heads: Components, size: int) -> Iterator[Values]:
     """Check what is asked for, then give the batches one by one."""
     if kind not in get_args(Kind):
         msg = f"there are no batches of {kind!r}; choose one of {', '.join(get_args(Kind))}."
@@ -31,7 +30,8 @@ def run_batches(
         msg = f"heads= goes with batches of 'head', not of {kind!r}."
         raise BadQuestion(msg)
     if kind == "head":
-        kept = [run.head(address) for address in (_all_heads(run) if heads is None else heads)]
+        named = _all_heads(run) if heads is None else addresses_of(run, heads)
+        kept = [run.head(address) for address in named]
         return _heads(run, kept, size)
     components = None
     if kind == "token":

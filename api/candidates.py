@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import Any, TypeAlias
@@ -16,6 +17,8 @@ from .open_run import OpenRun
 from .values import Values
 
 Numbers = npt.NDArray[np.floating[Any]]
+
+_SMALLEST, _LARGEST = 1e-60, 1e60
 
 Pool: TypeAlias = str | Sequence[str] | Numbers | Values | None
 """A pool's name, a list of texts, vectors [M, d'] or `Values` of texts; None for the default."""
@@ -67,6 +70,12 @@ def candidates_of(run: OpenRun, pool: Pool) -> Candidates:
     if isinstance(pool, Values):
         return _vectors(run, pool.values, texts=pool.texts)
     given: Any = pool
+    if isinstance(given, os.PathLike):
+        msg = (
+            "pool= takes no file; store its texts once: "
+            f"`lensbase pool add {run.layout.root} {given} --name NAME`, then ask with the name."
+        )
+        raise BadQuestion(msg)
     if hasattr(given, "__array__"):
         array = np.asarray(given)
         if array.ndim == 2 and array.dtype.kind in "fiu":
@@ -102,10 +111,14 @@ def _stored(run: OpenRun, name: str | None) -> Candidates:
 def _vectors(run: OpenRun, array: npt.NDArray[Any], *, texts: list[str] | None) -> Candidates:
     kept = np.ascontiguousarray(array, np.result_type(array.dtype, np.float32))
     width = run.shape.embed_dim
-    if kept.ndim != 2 or kept.shape[1] != width or not len(kept) or not np.isfinite(kept).all():
+    fits = kept.ndim == 2 and kept.shape[1] == width and len(kept) > 0
+    largest = float(np.abs(kept).max()) if fits else 0.0
+    # Beyond these, squares of float64 overflow or vanish.
+    if not fits or not _SMALLEST < largest < _LARGEST:
         msg = (
-            f"an array of shape {array.shape} is no pool of run {run.name!r}: it takes finite "
-            f"vectors [M, {width}], such as clip.encode_text(texts) gives."
+            f"an array of shape {array.shape}, with numbers up to {largest:.3g}, is no pool of "
+            f"run {run.name!r}: it takes "
+            f"finite vectors [M, {width}], not all of them 0, as clip.encode_text(texts) gives."
         )
         raise BadQuestion(msg)
     facts = json.dumps([kept.dtype.str, kept.shape, texts]).encode()

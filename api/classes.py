@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from .ablation import Components, prepare
+from .ablation import prepare
 from .ablation_curve import AblationCurve, LayerKind, ablation_curve, ablation_table
 from .accuracy import Accuracy, accuracy
 from .classifier import Classes, Classifier, Templates, classifier
+from .named_components import Components
 from .open_run import OpenRun
 from .result import Result
 from .selection import Images
@@ -122,7 +123,7 @@ class ClassQuestions:
     def ablation_table(
         self,
         c: Classifier,
-        sets: Mapping[str, Components] | None = None,
+        sets: Mapping[str, Components] | Sequence[Components] | None = None,
         *,
         label: str = "label",
         by: str | Sequence[str] | None = None,
@@ -133,8 +134,9 @@ class ClassQuestions:
     ) -> Result:
         """Accuracy after each of some ablations; by default those of Tables 2.1 and A.1.
 
-        `sets` maps names to components as in `ablate`. Columns `ablation` (the name), `components`,
-        `accuracy`, and with `by` the accuracy of the `worst_group`. Raises what `accuracy` raises.
+        `sets` maps names to components as in `ablate`, or lists these. Columns `ablation` (the
+        name), `components` as they were named, `accuracy`, and with `by` the accuracy of the
+        `worst_group`. Raises what `accuracy` raises.
         """
         return ablation_table(
             self._run,

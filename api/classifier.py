@@ -19,7 +19,13 @@ import numpy.typing as npt
 
 from ..queries.classification import Template, class_directions, prompt, template_text
 from ..schema.derived import read_derived, write_derived
-from ..schema.errors import BadClasses, BadTemplate, ClassifierMismatch, ExtraMissing
+from ..schema.errors import (
+    BadClasses,
+    BadQuestion,
+    BadTemplate,
+    ClassifierMismatch,
+    ExtraMissing,
+)
 from .open_run import OpenRun
 
 if TYPE_CHECKING:
@@ -94,8 +100,19 @@ def classifier(run: OpenRun, classes: Classes, *, templates: Templates = None) -
 
 
 def check_classifier(run: OpenRun, made: Classifier) -> None:
-    """Raise `ClassifierMismatch` unless a classifier is of the run's model."""
-    width = made.weights.shape[-1]
+    """Raise `ClassifierMismatch` unless a classifier is of the run's model.
+
+    And `BadQuestion` for what is no classifier, such as a list of classes.
+    """
+    given: Any = made
+    if not isinstance(given, Classifier):
+        msg = f"{given!r} is no classifier; make one with clip.classifier([...])."
+        raise BadQuestion(msg)
+    weights = np.asarray(made.weights)
+    if weights.dtype.kind not in "fiu" or not np.isfinite(weights).all():
+        msg = "the classifier's weights hold what is no finite number; make it again."
+        raise ClassifierMismatch(msg)
+    width = weights.shape[-1]
     if made.weights.ndim != 2 or len(made.classes) != len(made.weights):
         msg = (
             f"a classifier of {len(made.classes)} classes needs weights [{len(made.classes)}, "
@@ -142,6 +159,10 @@ def _checked_classes(classes: Classes) -> tuple[list[str], list[str]]:
             )
             raise BadClasses(msg)
     labels = [str(label) for label, _ in pairs]
+    for label in labels:
+        if not _encodable(label):
+            msg = f"the label {label!r} has no UTF-8, so no image can have it."
+            raise BadClasses(msg)
     twice = sorted({label for label in labels if labels.count(label) > 1}) if _has(labels) else []
     if twice:
         msg = (

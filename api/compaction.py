@@ -7,22 +7,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..schema import durable
-from ..schema.catalog import Draft, current_generation, publishing
+from ..schema.catalog import current_generation, drafting, publish_lock
 from ..schema.derived import DerivedResult, derived_results
-from ..schema.errors import LensbaseError
 from ..schema.format import check_format
 from ..schema.layout import Layout
-from ..schema.snapshot import open_snapshot
-from .annotations import write_annotation
-from .derived_views import ANNOTATION, DERIVED, HEAD_TEXT, KEYS, Known, catalog_rows
+from ..schema.role_files import ANNOTATION
+from ..schema.snapshot import connect, open_snapshot
+from .derived_views import DERIVED, HEAD_TEXT, KEYS, Known, catalog_rows
 
 if TYPE_CHECKING:
+    import duckdb
     import pyarrow as pa
 
 
@@ -38,86 +36,66 @@ class Compacted:
 def compact(layout: Layout) -> Compacted:
     """Take annotations and whole-run TEXTSPANs into the next generation; see `maintenance`."""
     check_format(layout)
-    taken: list[DerivedResult] = []
-    counts: dict[str, int] = {}
-    # A generation for nothing would push out the one before, which `rollback` may need.
-    if _anything_fits(layout):
-        with publishing(layout) as draft:
-            for table in (HEAD_TEXT, ANNOTATION):
-                found = _take_in(draft, layout, table)
-                counts[table] = len(found)
-                taken += found
-    dropped = _of_dropped_runs(layout)
-    # Only now: until the generation is published, the files are all there is.
-    _remove([*taken, *dropped])
-    return Compacted(current_generation(layout), counts, len(dropped))
+    # Held until the files are gone: a rollback in between would go back to a generation that
+    # needs them.
+    with publish_lock(layout):
+        lacking, fitting = _compared(layout)
+        counts: dict[str, int] = {}
+        # A generation for nothing would push out the one before, which `rollback` may need.
+        if lacking:
+            with drafting(layout) as draft:
+                for table, rows in lacking.items():
+                    draft.insert(table, rows)
+                draft.connection.execute(_SUPERSEDED)
+            counts = {table: len(results) for table, results in fitting.items()}
+        dropped = _of_no_generation(layout)
+        # Only now: until the generation is published, the files are all there is.
+        _remove([*(one for results in fitting.values() for one in results), *dropped])
+        return Compacted(current_generation(layout), counts, len(dropped))
 
 
-def write_back_annotations(layout: Layout) -> None:
-    """Write the published catalogue's annotations beside it, before it is replaced by another.
-
-    Raises `AnnotationNotKept`. A catalogue that cannot be read has none to keep.
-    """
-    import duckdb
-
-    rows: list[dict[str, Any]] = []
-    with suppress(LensbaseError, duckdb.Error, OSError):
-        snapshot = open_snapshot(layout.root)
-        try:
-            rows = snapshot.rows(
-                """SELECT r.name AS run, m.weights_sha256, a.component, a.role, a.source, a.note,
-                          a.created_at
-                   FROM annotation a JOIN run r USING (run_id) JOIN model m USING (model_id)"""
-            )
-        finally:
-            snapshot.connection.close()
-    for row in rows:
-        created: datetime = row.pop("created_at")
-        write_annotation(layout, [row.pop("component")], created=created, **row)
+# The latest counts, and one that took a role away must go on hiding earlier ones: a file that is
+# left over would bring them back.
+_SUPERSEDED = """DELETE FROM annotation WHERE EXISTS (
+    SELECT 1 FROM annotation later WHERE later.run_id = annotation.run_id
+    AND later.component = annotation.component AND later.created_at > annotation.created_at)"""
 
 
-def _anything_fits(layout: Layout) -> bool:
-    snapshot = open_snapshot(layout.root)
+def _compared(layout: Layout) -> tuple[dict[str, pa.Table], dict[str, list[DerivedResult]]]:
+    """What the published catalogue lacks, by table, and the results that fit into it."""
+    connection = open_snapshot(layout.root).connection
     try:
-        known = Known.of(snapshot.connection)
-        return any(
-            catalog_rows(table, derived_results(layout, table), known)[1]
-            for table in (HEAD_TEXT, ANNOTATION)
-        )
+        known = Known.of(layout, connection)
+        lacking: dict[str, pa.Table | None] = {}
+        fitting: dict[str, list[DerivedResult]] = {}
+        for table in (HEAD_TEXT, ANNOTATION):
+            rows, fitting[table] = catalog_rows(table, derived_results(layout, table), known)
+            lacking[table] = _lacking(connection, table, rows)
+        described = _described(fitting[HEAD_TEXT])
+        lacking[DERIVED] = _lacking(connection, DERIVED, described)
     finally:
-        snapshot.connection.close()
+        connection.close()
+    return {table: rows for table, rows in lacking.items() if rows is not None}, fitting
 
 
-def _take_in(draft: Draft, layout: Layout, table: str) -> list[DerivedResult]:
-    """Insert what the table lacks of results that fit into it; return these results."""
-    draft.session.flush()
-    connection = draft.connection
-    rows, fitting = catalog_rows(table, derived_results(layout, table), Known.of(connection))
-    if rows is None:
-        return []
-    _insert(draft, table, rows)
-    if table == ANNOTATION:
-        # The latest counts, and one that took a role away must go on hiding earlier ones: a file
-        # that is left over would bring them back.
-        connection.execute(
-            """DELETE FROM annotation WHERE EXISTS (
-                   SELECT 1 FROM annotation later WHERE later.run_id = annotation.run_id
-                   AND later.component = annotation.component
-                   AND later.created_at > annotation.created_at)"""
-        )
-    else:
-        _insert(draft, DERIVED, _described(fitting))
-    return fitting
-
-
-def _insert(draft: Draft, table: str, rows: pa.Table) -> None:
-    connection = draft.connection
+def _lacking(
+    connection: duckdb.DuckDBPyConnection, table: str, rows: pa.Table | None
+) -> pa.Table | None:
+    """Those of some rows that a catalogue's table lacks; None where it has them all."""
+    if rows is None or not rows.num_rows:
+        return None
+    # A row that a later one has replaced is not there, and need not be.
+    replaced = f"""WHERE NOT EXISTS (
+        SELECT 1 FROM {ANNOTATION} later WHERE later.run_id = incoming.run_id
+        AND later.component = incoming.component AND later.created_at > incoming.created_at)"""
     connection.register("incoming", rows)
-    connection.execute(
-        f"""INSERT INTO "{table}" BY NAME
-            SELECT DISTINCT * FROM incoming ANTI JOIN "{table}" USING ({", ".join(KEYS[table])})"""
-    )
+    found = connection.sql(
+        f"""SELECT DISTINCT incoming.* FROM incoming
+            ANTI JOIN "{table}" USING ({", ".join(KEYS[table])})
+            {replaced if table == ANNOTATION else ""}"""
+    ).to_arrow_table()
     connection.unregister("incoming")
+    return found if found.num_rows else None
 
 
 def _described(results: Iterable[DerivedResult]) -> pa.Table:
@@ -133,17 +111,31 @@ def _described(results: Iterable[DerivedResult]) -> pa.Table:
     )
 
 
-def _of_dropped_runs(layout: Layout) -> list[DerivedResult]:
+def _of_no_generation(layout: Layout) -> list[DerivedResult]:
     """Results of runs that no generation on disk has: what `rollback` can bring back stays."""
-    kept = {
-        run for path in layout.catalogs.glob("*/CURRENT") for run in durable.read_json(path)["runs"]
-    }
+    import duckdb
+
+    try:
+        kept = _known_by_generation(layout)
+    except duckdb.Error:
+        return []  # nobody knows what a damaged catalogue has
     return [
         result
         for folder in sorted(layout.derived("any", "").parent.parent.glob("*"))
         for result in derived_results(layout, folder.name)
-        if "run" in result.parameters and result.parameters["run"] not in kept
+        if "run" in result.parameters and not any(known.run_of(result) for known in kept)
     ]
+
+
+def _known_by_generation(layout: Layout) -> list[Known]:
+    found: list[Known] = []
+    for path in sorted(layout.catalogs.glob("*/CURRENT")):
+        connection = connect(layout.catalog(int(path.parent.name)))
+        try:
+            found.append(Known.of(layout, connection))
+        finally:
+            connection.close()
+    return found
 
 
 def _remove(results: Iterable[DerivedResult]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from ..schema.derived import derived_results
 from ..schema.errors import BadQuestion, BadSelection, NotAStore, RunIncomplete, UnknownRun
 from ..schema.layout import Layout
 from ..schema.manifest import FileEntry, read_manifest
+from ..schema.role_files import ANNOTATION
 from ..schema.runs import drop_run, uncommit_segments
 from ..schema.snapshot import Snapshot, open_snapshot, run_shape
 from ..schema.tables import Run
@@ -56,14 +57,14 @@ def copy_store(
         adopt(snapshot.layout, snapshot.generation, layout)
         for run in snapshot.run_rows():
             if run["name"] not in chosen:
-                drop_run(layout, run["name"])
+                drop_run(layout, run["name"], keep_roles=False)
         _copy_pools(snapshot, layout)
         for run in chosen.values():
             if where is None:
                 _copy_files(snapshot, layout, run, without=without)
             else:
                 _rewrite(snapshot, layout, run, where=where, without=without)
-        _copy_annotations(snapshot.layout, layout, chosen)
+        _copy_derived(snapshot.layout, layout, chosen)
         _forget_earlier(layout)
         partial.replace(target)
     except BaseException:
@@ -169,11 +170,19 @@ def _copy_pools(snapshot: Snapshot, layout: Layout) -> None:
         manifest.commit(layout, place, files=known.files, facts=known.facts)
 
 
-def _copy_annotations(origin: Layout, layout: Layout, runs: Iterable[str]) -> None:
-    """Copy what people wrote beside the catalogue; what readers computed can be again."""
-    for result in derived_results(origin, "annotation"):
-        if result.parameters["run"] in runs:
-            _copy_file(result.path, layout.root / result.path.relative_to(origin.root))
+def _copy_derived(origin: Layout, layout: Layout, runs: Mapping[str, Mapping[str, Any]]) -> None:
+    """Copy roles that people gave, and classifiers: their prompts may need a model at hand."""
+    models = {run["weights_sha256"] for run in runs.values()}
+    wanted = [
+        *(r for r in derived_results(origin, ANNOTATION) if r.parameters.get("run") in runs),
+        *(
+            r
+            for r in derived_results(origin, "classifier")
+            if r.parameters.get("weights_sha256") in models
+        ),
+    ]
+    for result in wanted:
+        _copy_file(result.path, layout.root / result.path.relative_to(origin.root))
 
 
 def _copy_file(source: Path, target: Path) -> None:

@@ -9,19 +9,20 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..schema.derived import DerivedResult, derived_result, rows_of
+from ..schema.derived import DerivedResult, derived_result, run_content
 from ..schema.layout import Layout
+from ..schema.role_files import ANNOTATION, annotation_columns
 
 if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
-ANNOTATION, HEAD_TEXT, DERIVED = "annotation", "head_text", "derived"
+HEAD_TEXT, DERIVED = "head_text", "derived"
 
 # What makes a row of the catalogue and one of a file the same.
 KEYS = {
@@ -53,34 +54,55 @@ _SAME_RUN = {
 class Known:
     """The runs and pools of one catalogue, by name: what results must fit to be shown in it."""
 
+    layout: Layout
     runs: Mapping[str, Mapping[str, Any]]
     pools: Mapping[str, tuple[int, str]]
+    contents: dict[str, str] = field(default_factory=dict[str, str])
 
     @classmethod
-    def of(cls, connection: duckdb.DuckDBPyConnection) -> Known:
-        """Read them from an open catalogue."""
+    def of(cls, layout: Layout, connection: duckdb.DuckDBPyConnection) -> Known:
+        """Read them from an open catalogue of a store."""
         found = connection.execute(
-            """SELECT r.name, r.run_id, r.fingerprint, r.keys_sha256, r.status,
-                      m.weights_sha256 FROM run r JOIN model m USING (model_id)"""
+            """SELECT r.name, r.run_id, r.folder, r.fingerprint, r.keys_sha256, r.status,
+                      r.finished_at, m.weights_sha256,
+                      (SELECT list(segment ORDER BY segment) FROM segment s
+                       WHERE s.run_id = r.run_id) AS segments
+               FROM run r JOIN model m USING (model_id)"""
         )
         names = [column[0] for column in found.description or ()]
         runs = [dict(zip(names, row, strict=True)) for row in found.fetchall()]
         pools = connection.execute("SELECT name, pool_id, sha256 FROM pool").fetchall()
-        return cls({run["name"]: run for run in runs}, {row[0]: row[1:] for row in pools})
+        by_name = {run["name"]: run for run in runs}
+        return cls(layout, by_name, {row[0]: row[1:] for row in pools})
 
     def run_of(self, result: DerivedResult) -> Mapping[str, Any] | None:
         """The run that a result was computed from, as it is now; None where it is another."""
-        run = self.runs.get(result.parameters.get("run", ""))
+        run = self.runs.get(str(result.parameters.get("run")))
         if run is None:
             return None
         given = result.parameters
         agrees = (run[own] == given.get(name, run[own]) for name, own in _SAME_RUN.items())
-        return run if all(agrees) else None
+        if not all(agrees):
+            return None
+        # Results of before it was written down may be of images that have changed since.
+        content = given.get("content", "" if result.table == HEAD_TEXT else None)
+        return run if content is None or content == self._content(run) else None
 
     def pool_of(self, result: DerivedResult) -> int | None:
         """The catalogue's number of the very pool that a result's texts come from."""
-        number, sha256 = self.pools.get(result.parameters.get("pool") or "", (None, None))
+        number, sha256 = self.pools.get(str(result.parameters.get("pool")), (None, None))
         return number if result.parameters.get("pool_sha256") == sha256 else None
+
+    def _content(self, run: Mapping[str, Any]) -> str:
+        name = run["name"]
+        if name not in self.contents:
+            self.contents[name] = run_content(
+                self.layout,
+                run["folder"],
+                segments=run["segments"] or (),
+                finished_at=run["finished_at"],
+            )
+        return self.contents[name]
 
 
 def catalog_rows(
@@ -117,7 +139,7 @@ class DerivedViews:
 
     @cached_property
     def _known(self) -> Known:
-        return Known.of(self._connection.cursor())
+        return Known.of(self._layout, self._connection.cursor())
 
     @cached_property
     def _database(self) -> str:
@@ -161,13 +183,29 @@ def _annotations(
     found: list[pa.Table] = []
     fitting: list[DerivedResult] = []
     for result in results:
-        run, rows = known.run_of(result), rows_of(result)
+        run = known.run_of(result)
+        rows = None if run is None else _fitting(result, annotation_columns())
         if run is None or rows is None:
             continue
         fitting.append(result)
         number = pa.array([run["run_id"]] * rows.num_rows, pa.int32())
         found.append(rows.append_column("run_id", number))
     return (pa.concat_tables(found) if found else None), fitting
+
+
+def _fitting(result: DerivedResult, columns: pa.Schema) -> pa.Table | None:
+    """A result's rows with just these columns; None where it lacks one or has another kind."""
+    import pyarrow as pa
+
+    if result.rows is None:
+        return None
+    # A later minor version may add columns.
+    try:
+        rows = result.rows.select(columns.names).cast(columns)
+    except (KeyError, ValueError, pa.ArrowException):
+        return None
+    needed = set(columns.names) - {"role", "source", "note"}
+    return None if any(rows.column(name).null_count for name in needed) else rows
 
 
 def _head_texts(
@@ -182,11 +220,11 @@ def _head_texts(
         run, pool = known.run_of(result), known.pool_of(result)
         if run is None or pool is None or not _as_in_catalogue(result, run):
             continue
-        rows = rows_of(result)
-        if rows is None:
+        layer, head = result.parameters.get("layer"), result.parameters.get("head")
+        rows = _fitting(result, _span_columns())
+        if rows is None or not isinstance(layer, int) or not isinstance(head, int):
             continue
         fitting.append(result)
-        layer, head = int(result.parameters["layer"]), int(result.parameters["head"])
         key = (int(run["run_id"]), layer, head, pool)
         if key not in longest or rows.num_rows > longest[key].num_rows:
             longest[key] = rows
@@ -197,14 +235,22 @@ def _head_texts(
 def _keyed(rows: pa.Table, key: Sequence[int]) -> pa.Table:
     import pyarrow as pa
 
-    columns: dict[str, Any] = {
-        name: pa.array([number] * rows.num_rows, pa.int32())
-        for name, number in zip(("run_id", "layer", "head", "pool_id"), key, strict=True)
-    }
-    columns |= {name: rows.column(name).cast(pa.int32()) for name in ("rank", "position")}
-    names = ("explained_variance", "cumulative")
-    columns |= {name: rows.column(name).cast(pa.float64()) for name in names}
-    return pa.table(columns)
+    for name, number in zip(("run_id", "layer", "head", "pool_id"), key, strict=True):
+        rows = rows.append_column(name, pa.array([number] * rows.num_rows, pa.int32()))
+    return rows
+
+
+def _span_columns() -> pa.Schema:
+    import pyarrow as pa
+
+    return pa.schema(
+        {
+            "rank": pa.int32(),
+            "position": pa.int32(),
+            "explained_variance": pa.float64(),
+            "cumulative": pa.float64(),
+        }
+    )
 
 
 def _as_in_catalogue(result: DerivedResult, run: Mapping[str, Any]) -> bool:

@@ -19,6 +19,7 @@ from .selection import Images
 from .spans import Span, head_span_of
 from .values import Values
 from .where import Where
+from .whole_numbers import whole
 
 
 class HeadView:
@@ -160,9 +161,7 @@ class HeadView:
         return arrays["head_value"].read(rows, *self._place), arrays["scale"].read(rows)
 
     def _ranked_text(self, rank: int) -> tuple[str, npt.NDArray[np.floating[Any]]]:
-        if rank < 1:
-            msg = f"rank = {rank}: ranks count from 1."
-            raise BadQuestion(msg)
+        rank = whole(rank, "rank", least=1, of="ranks, which count from 1")
         span = head_span_of(self._run, self._head, m=rank)
         if len(span.texts) < rank:
             msg = f"TEXTSPAN of {self.address} ends at rank {len(span.texts)}: nothing is left."

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from ..schema.errors import BadQuestion
 from .heatmap import Heatmap
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _CELL = 2.4  # inches
+_DPI = 120
 
 
 class HeatmapGrid:
@@ -51,10 +53,25 @@ class HeatmapGrid:
     def png(self, path: str | os.PathLike[str] | None = None, **options: Any) -> bytes:
         """The figure as PNG bytes, also written to `path` where given."""
         buffer = BytesIO()
-        self.figure(**options).savefig(buffer, format="png", dpi=120)
+        self.figure(**options).savefig(buffer, format="png", dpi=_DPI)
         if path is not None:
             Path(path).write_bytes(buffer.getvalue())
         return buffer.getvalue()
+
+    def save(self, path: str | os.PathLike[str], **options: Any) -> Path:
+        """Write the figure (`.png`, `.webp`, `.jpg`) or the scores (`.npy`); return the path.
+
+        Raises `BadQuestion` for another suffix.
+        """
+        path = Path(path)
+        if path.suffix == ".npy":
+            np.save(path, self.values)
+        elif path.suffix in (".png", ".webp", ".jpg", ".jpeg"):
+            self.figure(**options).savefig(path, dpi=_DPI)
+        else:
+            msg = f"{path.name!r} names no format; end it in .png, .webp, .jpg or .npy."
+            raise BadQuestion(msg)
+        return path
 
     def __getitem__(self, row: int) -> list[Heatmap]:
         return self._heatmaps[row]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -23,6 +23,7 @@ from .classifier import Classifier, check_classifier
 from .heatmap import Heatmap
 from .heatmap_grid import HeatmapGrid
 from .masks import crop_size
+from .named_components import Components, addresses_of
 from .open_run import OpenRun
 from .segmentation import Segmentation, check_size, check_threshold
 from .selection import Images
@@ -91,11 +92,12 @@ class ImageView:
         `ClassifierMismatch`, or `UnknownPool` where there is no pool to debias with.
         """
         if head is None:
+            _check_heads_given([text])
             array = self._run.need_tokens()
             text, direction = self._direction(text, relative_to=relative_to, debias=debias)
             scores = token_map(array.read(self.row)[0], direction)
         else:
-            address, layer = self._run.token_layer(head)
+            address, layer = self._run.token_layer(getattr(head, "address", head))
             head = str(address)
             if text in ("top", "bottom"):
                 text = self._extreme_text(head, top=text == "top")
@@ -114,15 +116,18 @@ class ImageView:
         self,
         texts: str | Sequence[str] = ("top", "bottom"),
         *,
-        heads: str | Sequence[str] | None = None,
+        heads: Components = None,
         debias: Debias = True,
     ) -> HeatmapGrid:
         """Heatmaps of several texts side by side, a row a head (Figures 2.6 and A.3).
 
-        Without `heads`, one row through all heads together; texts and errors as in `heatmap`.
+        `heads` are addresses, a role, or rows with a column `component`; without them, one row
+        through all heads together. Texts and errors as in `heatmap`, and `UnknownRole`.
         """
         columns = [texts] if isinstance(texts, str) else list(texts)
-        rows = [heads] if heads is None or isinstance(heads, str) else list(heads)
+        if heads is None:
+            _check_heads_given(columns)
+        rows = [None] if heads is None else addresses_of(self._run, heads)
         if not columns or not rows:
             msg = "a grid of heatmaps needs a text and, where heads are given, one head at least."
             raise BadQuestion(msg)
@@ -192,9 +197,15 @@ class ImageView:
         return Values(array, image_ids=np.array([self.image_id]), components=components)
 
     def _direction(
-        self, text: str, *, relative_to: str | None, debias: Debias
+        self, text: str, *, relative_to: Any, debias: Debias
     ) -> tuple[str, npt.NDArray[Any]]:
         if relative_to is not None:
+            if not isinstance(relative_to, str):
+                msg = (
+                    f"relative_to={relative_to!r} is no text, whose map could be taken away; "
+                    "the mean map of several is: debias=[...]."
+                )
+                raise BadQuestion(msg)
             vectors = self._run.texts.encode([text, relative_to])
             return text, map_direction(vectors[0], relative_to=vectors[1])
         (vector,) = self._run.texts.encode([text])
@@ -206,9 +217,13 @@ class ImageView:
             check_classifier(self._run, debias)
             return debias.weights.mean(0, dtype=np.float64)
         if not isinstance(debias, bool | str):
-            texts = list(debias)
+            given: Any = debias
+            texts = list(given) if isinstance(given, Iterable) else []
             if not texts:
-                msg = "debias=[] names no text; False takes no mean map away."
+                msg = (
+                    f"debias={given!r} names no texts: give True for the default pool, a pool's "
+                    "name, a list of texts, a classifier, or False."
+                )
                 raise BadQuestion(msg)
             return self._run.texts.encode(texts).mean(0, dtype=np.float64)
         try:
@@ -259,3 +274,13 @@ class ImageView:
         buffer = BytesIO()
         self.thumbnail().save(buffer, "PNG")
         return buffer.getvalue()
+
+
+def _check_heads_given(texts: Sequence[str]) -> None:
+    """Raise `BadQuestion` where a text stands for one that a head writes, and there is no head."""
+    if named := [text for text in ("top", "bottom") if text in texts]:
+        msg = (
+            f"{' and '.join(map(repr, named))}: these are the texts that a head writes most and "
+            "least of, so they need head= (or heads= in heatmaps); all heads together take a text."
+        )
+        raise BadQuestion(msg)

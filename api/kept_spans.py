@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..queries.textspan import Score
-from ..schema.derived import read_derived, write_derived
+from ..schema.derived import fingerprint, read_derived, write_derived
 from .candidates import Candidates
 from .open_run import KeptHead, OpenRun
 from .selection import Selection
@@ -59,12 +59,12 @@ class SpanQuestion:
     @property
     def whole_run(self) -> bool:
         """Whether all images of a complete run are asked about, before rounding."""
-        return self.selection is None and self.run.row["status"] == "complete"
+        return self.selection is None and self.lasting
 
     @property
     def lasting(self) -> bool:
-        """Whether the answer stays: a run that still grows has another one with each segment."""
-        return self.selection is not None or self.whole_run
+        """Whether the answer stays: a run that still grows, or is redone, may have another soon."""
+        return self.run.row["status"] == "complete"
 
     @cached_property
     def facts(self) -> dict[str, Any]:
@@ -76,6 +76,8 @@ class SpanQuestion:
             "run_id": row["run_id"],
             "run_fingerprint": row["fingerprint"],
             "keys_sha256": row["keys_sha256"],
+            # Segments may be redone after the images have changed.
+            "content": self.run.content,
             "pool": self.candidates.name,
             "pool_sha256": self.candidates.sha256,
             "whole_run": self.selection is None,
@@ -158,13 +160,32 @@ def _catalogued(question: SpanQuestion, heads: Sequence[KeptHead], m: int) -> di
     by_head: dict[tuple[int, int], list[tuple[int, float, float]]] = {}
     for layer, number, *rest in rows:
         by_head.setdefault((layer, number), []).append(tuple(rest))
-    found: dict[KeptHead, Picks] = {}
-    for head in heads:
-        stored = by_head.get((head.address.layer, head.address.head), [])
-        if len(stored) == m:
-            positions, explained, cumulative = zip(*stored, strict=True)
-            found[head] = Picks(np.array(positions), np.array(explained), np.array(cumulative))
-    return found
+    stored = {
+        head: np.array(by_head.get((head.address.layer, head.address.head), [])).reshape(-1, 3)
+        for head in heads
+    }
+    short = [head for head, picks in stored.items() if len(picks) < m]
+    ended = _ended(question, short, m) if short else set[KeptHead]()
+    return {
+        head: Picks(picks[:, 0].astype(np.int64), picks[:, 1], picks[:, 2])
+        for head, picks in stored.items()
+        if len(picks) == m or head in ended
+    }
+
+
+def _ended(question: SpanQuestion, heads: Sequence[KeptHead], m: int) -> set[KeptHead]:
+    """Heads of which the catalogue has all there is: it took in a result that went on to `m`."""
+    prints = {
+        fingerprint(question.parameters(head, depth)): head
+        for head in heads
+        for depth in depths_for(question.run, m)
+    }
+    known = question.run.console.rows(
+        "SELECT fingerprint FROM derived "
+        "WHERE relation = ? AND fingerprint IN (SELECT unnest(?::VARCHAR[]))",
+        [_TABLE, list(prints)],
+    )
+    return {prints[found] for (found,) in known}
 
 
 def _derived(question: SpanQuestion, head: KeptHead, depth: int) -> Picks | None:

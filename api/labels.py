@@ -5,16 +5,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ..schema.errors import BadSelection, UnknownColumn, UnknownLabel
+from ..schema.errors import BadQuestion, BadSelection, UnknownColumn, UnknownLabel
 from .classifier import Classifier
 from .open_run import OpenRun
+from .printing import counted
 from .selection import Selection
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 I64 = npt.NDArray[np.int64]
 
 _LISTED = 8
+_OWN_COLUMNS = ("images", "accuracy", "before")
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,8 +57,8 @@ def labelled(
     Images without a label are passed over. Raises `UnknownColumn`, `UnknownLabel` or
     `BadSelection`.
     """
-    columns = [] if by is None else [by] if isinstance(by, str) else list(by)
-    _check_columns(run, [label, *columns])
+    columns = _columns_of(by)
+    _check_columns(run, label, columns)
     order = np.argsort(chosen.rows, kind="stable")
     rows, image_ids = chosen.rows[order], chosen.image_ids[order]
     if not len(rows):
@@ -70,17 +72,29 @@ def labelled(
     labels = place_of[codes]
     known = labels >= 0
     if not known.any():
-        msg = (
-            f"none of the {len(rows):,} images has a value in column {label!r}; label= names the "
-            f"column that holds their classes, one of {', '.join(_columns(run))}."
-        )
-        raise BadSelection(msg)
-    note = None
-    if passed := int((~known).sum()):
-        note = f"{passed:,} images without a value in column {label!r} were passed over"
+        raise no_labels(run, len(rows), label)
+    passed = int((~known).sum())
+    if passed:
         rows, image_ids, labels = rows[known], image_ids[known], labels[known]
     groups, names, count = _groups(table, columns, run, rows)
-    return Labelled(rows, image_ids, labels, groups, names, count, note)
+    return Labelled(rows, image_ids, labels, groups, names, count, passed_over(passed, label))
+
+
+def passed_over(images: int, label: str) -> str | None:
+    """What is noted about images that have no label; None where there are none."""
+    if not images:
+        return None
+    were = "was" if images == 1 else "were"
+    return f"{counted(images, 'image')} without a value in column {label!r} {were} passed over"
+
+
+def no_labels(run: OpenRun, images: int, label: str) -> BadSelection:
+    """The error where no image at all has a label."""
+    msg = (
+        f"none of the {counted(images, 'image')} has a value in column {label!r}; label= names the "
+        f"column that holds their classes, one of {', '.join(_columns(run))}."
+    )
+    return BadSelection(msg)
 
 
 def _facts_of(run: OpenRun, label: str, columns: Sequence[str]) -> pa.Table:
@@ -135,8 +149,9 @@ def _check_labels(values: list[str], codes: I64, classes: dict[str, int], label:
     if not unknown:
         return
     images = sum(int(used[place]) for place, value in enumerate(values) if value not in classes)
+    have = "has" if images == 1 else "have"
     msg = (
-        f"{images:,} images have a value in column {label!r} that is no class: "
+        f"{counted(images, 'image')} {have} a value in column {label!r} that is no class: "
         f"{listed(sorted(unknown))}. The classifier has the classes {listed(list(classes))}. "
         "Make one with all of them, from a mapping where labels are no names, or leave these "
         "images out with where=."
@@ -144,12 +159,32 @@ def _check_labels(values: list[str], codes: I64, classes: dict[str, int], label:
     raise UnknownLabel(msg)
 
 
-def _check_columns(run: OpenRun, columns: Sequence[str]) -> None:
-    known = _columns(run)
-    for column in columns:
+def _columns_of(by: Any) -> list[str]:
+    if by is None or isinstance(by, str):
+        return [] if by is None else [by]
+    listed = list(by) if isinstance(by, Iterable) else [by]
+    if not all(isinstance(column, str) for column in listed):
+        msg = f"by={by!r} names no columns of the images; give a name or a list of names."
+        raise BadQuestion(msg)
+    return listed
+
+
+def _check_columns(run: OpenRun, label: str, columns: Sequence[str]) -> None:
+    known = run.console.types("SELECT * FROM images")
+    for column in (label, *columns):
         if column not in known:
             msg = f"the images have no column {column!r}; they have {', '.join(known)}."
             raise UnknownColumn(msg)
+    for column in columns:
+        if column in _OWN_COLUMNS:
+            msg = (
+                f"by={column!r}: a result has a column {column!r} of its own; add yours under "
+                "another name with `lensbase columns add`."
+            )
+            raise BadQuestion(msg)
+        if known[column].endswith("]") or known[column].startswith(("STRUCT", "MAP", "UNION")):
+            msg = f"by={column!r} is {known[column]}: groups are made of single values."
+            raise BadQuestion(msg)
 
 
 def _columns(run: OpenRun) -> list[str]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..schema import catalog, runs
-from ..schema.errors import BadColumns
+from ..schema.errors import BadColumns, FormatTooOld
+from ..schema.format import check_catalog
 from ..schema.layout import Layout
+from ..schema.snapshot import connect
 from ..schema.views import MANIFEST, RESERVED_COLUMNS
 from . import compaction
 from .compaction import Compacted
@@ -22,7 +25,9 @@ _OWN = ("label", "subgroup")
 def drop_run(path: str | os.PathLike[str], name: str) -> None:
     """Undo an ingest: publish a generation without the run; `rollback` brings it back.
 
-    Raises `UnknownRun`, or `RunBusy` while a process writes it.
+    Roles of its components stay beside the catalogue, where the same ingest again finds them, until
+    a `compact` once no generation has the run. Raises `UnknownRun`, `AnnotationNotKept`, or
+    `RunBusy` while a process writes it.
     """
     runs.drop_run(Layout(Path(path)), name)
 
@@ -30,10 +35,14 @@ def drop_run(path: str | os.PathLike[str], name: str) -> None:
 def upgrade(path: str | os.PathLike[str]) -> int:
     """Publish a store of an older minor version in this one's format; return the generation.
 
-    Arrays stay as they are. Raises `StoreNotFound`, `NotAStore` or `FormatTooNew`.
+    Arrays stay as they are, and so does a store that is in this format already. Raises
+    `StoreNotFound`, `NotAStore` or `FormatTooNew`.
     """
     layout = Layout(Path(path))
     catalog.check_format(layout)
+    published = catalog.current_generation(layout)
+    if published and not _is_old(layout, published):
+        return published
     with catalog.publishing(layout) as draft:
         return draft.generation
 
@@ -43,8 +52,9 @@ def compact(path: str | os.PathLike[str]) -> Compacted:
 
     Annotations, and TEXTSPANs of whole runs over the store's own pools (for each head the
     longest), become rows; their files go once it is published, as do results of runs that no
-    generation on disk has. Everything else stays. Where nothing is to be taken in, no generation is
-    published. Raises `StoreNotFound`, `NotAStore`, `FormatTooNew` or `FormatTooOld`.
+    generation on disk has, or not as they were then. Everything else stays. Where
+    nothing is to be taken in, no generation is published. Raises `StoreNotFound`, `NotAStore`,
+    `FormatTooNew` or `FormatTooOld`.
     """
     return compaction.compact(Layout(Path(path)))
 
@@ -52,15 +62,26 @@ def compact(path: str | os.PathLike[str]) -> Compacted:
 def rollback(path: str | os.PathLike[str], generation: int | None = None) -> int:
     """Publish an earlier generation again (by default the one before); return its new number.
 
-    Annotations made since stay. Raises `GenerationNotFound` where it is no longer kept.
+    Annotations made since stay. Raises `GenerationNotFound` where it is no longer kept, or
+    `AnnotationNotKept` where they could not stay.
     """
-    layout = Layout(Path(path))
-    compaction.write_back_annotations(layout)
-    return catalog.rollback(layout, generation)
+    return catalog.rollback(Layout(Path(path)), generation)
 
 
-def add_columns(path: str | os.PathLike[str], table: Any, *, on: str = "key") -> int:
-    """Add columns to the images of a store, such as labels that came later; return how many rows.
+@dataclass(frozen=True)
+class ColumnsAdded:
+    """How many images got a row of the table, and how many of the store's got none (`without`).
+
+    `unmatched` are the keys or ids of the rows for which there is no image.
+    """
+
+    images: int
+    without: int
+    unmatched: list[str]
+
+
+def add_columns(path: str | os.PathLike[str], table: Any, *, on: str = "key") -> ColumnsAdded:
+    """Add columns to the images of a store, such as labels that came later.
 
     `table` is a CSV or Parquet file, a data frame or an Arrow table with one row an image: the
     column `on` (`key` or `image_id`) finds the image, `label` and `subgroup` (or `group`) are
@@ -86,7 +107,7 @@ def add_columns(path: str | os.PathLike[str], table: Any, *, on: str = "key") ->
                 FROM given JOIN image ON image."{on}" = given."{on}"
                 JOIN dataset USING (dataset_id)"""
         )
-        found = _count(connection, on)
+        found = _matched(connection, on)
         for name in [name for name in _OWN if name in names]:
             connection.execute(
                 f"""UPDATE image SET "{name}" = matched."{name}"::VARCHAR FROM matched
@@ -98,6 +119,17 @@ def add_columns(path: str | os.PathLike[str], table: Any, *, on: str = "key") ->
         connection.execute("DROP TABLE matched")
         connection.unregister("given")
     return found
+
+
+def _is_old(layout: Layout, generation: int) -> bool:
+    connection = connect(layout.catalog(generation))
+    try:
+        check_catalog(layout.root, connection)
+    except FormatTooOld:
+        return True
+    finally:
+        connection.close()
+    return False
 
 
 def _add_further(draft: catalog.Draft, names: list[str]) -> None:
@@ -137,10 +169,16 @@ def _add_further(draft: catalog.Draft, names: list[str]) -> None:
 
 
 def _check(names: list[str], on: str) -> None:
-    if on not in ("key", "image_id") or on not in names:
+    if on not in ("key", "image_id"):
+        msg = (
+            f"--on takes key or image_id, not {on!r}; rename the column of the table that finds "
+            "the images to the one of these that it holds."
+        )
+        raise BadColumns(msg)
+    if on not in names:
         msg = (
             f"the table has no column {on!r} to find images by (its columns: "
-            f"{', '.join(names)}); name `key` or `image_id` with --on."
+            f"{', '.join(names)}); it takes `key`, or `image_id` with --on image_id."
         )
         raise BadColumns(msg)
     if any('"' in name for name in names) or len({name.lower() for name in names}) < len(names):
@@ -155,18 +193,22 @@ def _check(names: list[str], on: str) -> None:
         raise BadColumns(msg)
 
 
-def _count(connection: duckdb.DuckDBPyConnection, on: str) -> int:
-    counted = connection.execute(
-        "SELECT count(*), count(DISTINCT image_id) FROM matched"
+def _matched(connection: duckdb.DuckDBPyConnection, on: str) -> ColumnsAdded:
+    numbers = connection.execute(
+        """SELECT count(*), count(DISTINCT image_id), (SELECT count(*) FROM image) FROM matched"""
     ).fetchone()
-    rows, images = counted or (0, 0)
+    rows, images, everything = numbers or (0, 0, 0)
     if rows == 0:
         msg = f"no image of the store has a {on} of the table; nothing was changed."
         raise BadColumns(msg)
     if rows != images:
-        msg = f"{rows - images} images are named more than once by {on}; nothing was changed."
+        msg = f"{rows - images} rows name an image again by {on}; each image may be named once."
         raise BadColumns(msg)
-    return int(images)
+    unmatched = connection.execute(
+        f"""SELECT given."{on}"::VARCHAR
+            FROM given ANTI JOIN image ON image."{on}" = given."{on}" """
+    ).fetchall()
+    return ColumnsAdded(images, everything - images, [str(name) for (name,) in unmatched])
 
 
 def _read(table: Any) -> Any:

@@ -25,12 +25,20 @@ _MODES = {"1", "L", "P", "I", "I;16", "F"}  # one number a pixel
 class CropMasks:
     """The masks of some images, laid over their crops; raises `MaskMissing` where one lacks.
 
-    `keys` names the images, `run` is their run's row in the catalogue.
+    `keys` names the images, `run` is their run's row in the catalogue; only the images at the
+    places `needed` have to have one, by default all.
     """
 
-    def __init__(self, masks: Masks, keys: Sequence[str], run: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        masks: Masks,
+        keys: Sequence[str],
+        run: Mapping[str, Any],
+        *,
+        needed: Sequence[int] | None = None,
+    ) -> None:
         self._keys = list(keys)
-        self._read = _reader(masks, self._keys)
+        self._read = _reader(masks, self._keys, range(len(keys)) if needed is None else needed)
         self._steps = crop_steps(run["preprocessing"])
         self._crop = crop_size(run)
 
@@ -42,6 +50,9 @@ class CropMasks:
         is. Raises `BadMask` for another size, `MaskMissing` or what the given function raises.
         """
         key, mask = self._keys[place], self._read(place)
+        if mask.dtype.kind not in "biuf" or (mask.dtype.kind == "f" and np.isnan(mask).any()):
+            msg = f"the mask of {key!r} holds {_kind(mask)}; a mask is numbers, 0 for background."
+            raise BadMask(msg)
         if mask.ndim != 2 or mask.shape not in (original, self._crop):
             sizes = " or ".join(dict.fromkeys(map(_size, (original, self._crop))))
             msg = (
@@ -60,25 +71,32 @@ class CropMasks:
         return cropped(mask, self._steps)
 
 
+def _kind(mask: Mask) -> str:
+    return "NaN" if mask.dtype.kind == "f" else f"{mask.dtype} values"
+
+
 def crop_size(run: Mapping[str, Any]) -> Size:
     """Height and width of the crops that the model of a run sees; `run` is its catalogue row."""
     size = run["preprocessing"].get("size", [run["image_size"]])
     return int(size[0]), int(size[-1])
 
 
-def _reader(masks: Masks, keys: list[str]) -> Callable[[int], Mask]:
+def _reader(masks: Masks, keys: list[str], needed: Sequence[int]) -> Callable[[int], Mask]:
     if isinstance(masks, str | os.PathLike):
-        files = _mask_files(Path(masks), keys)
+        files = _mask_files(Path(masks), keys, needed)
         return lambda place: _read_png(files[place])
     if isinstance(masks, Mapping):
         given = cast("Mapping[str, Any]", masks)
-        missing = [key for key in keys if key not in given]
+        missing = [keys[place] for place in needed if keys[place] not in given]
         if missing:
             raise _missing(missing, "the mapping's keys are the images' keys.")
         return lambda place: np.asarray(given[keys[place]])
     if callable(masks):
         function = cast("Callable[[str], Any]", masks)
         return lambda place: np.asarray(function(keys[place]))
+    if isinstance(masks, Sequence) and len(masks) == len(keys):
+        several = cast("Sequence[Any]", masks)  # photographs differ in size
+        return lambda place: np.asarray(several[place])
     array = np.asarray(masks)
     if array.ndim != 3 or len(array) != len(keys):
         msg = (
@@ -90,21 +108,22 @@ def _reader(masks: Masks, keys: list[str]) -> Callable[[int], Mask]:
     return lambda place: array[place]
 
 
-def _mask_files(folder: Path, keys: list[str]) -> list[Path]:
+def _mask_files(folder: Path, keys: list[str], needed: Sequence[int]) -> dict[int, Path]:
     if not folder.is_dir():
         msg = f"there is no folder {str(folder)!r} of masks."
         raise MaskMissing(msg)
     names = [PurePosixPath(key).name for key in keys]
     alone = len(set(names)) == len(names)  # else a file without folders would serve several images
-    files: list[Path] = []
+    files: dict[int, Path] = {}
     missing: list[str] = []
-    for key, name in zip(keys, names, strict=True):
+    for place in needed:
+        key, name = keys[place], names[place]
         tried = [*_mask_names(key.lstrip("/")), *(_mask_names(name) if alone else ())]
         found = next((folder / one for one in tried if (folder / one).is_file()), None)
         if found is None:
             missing.append(key)
         else:
-            files.append(found)
+            files[place] = found
     if missing:
         looked = ", ".join(dict.fromkeys(_mask_names(missing[0].lstrip("/"))))
         raise _missing(missing, f"{str(folder)!r} holds none of {looked}.")

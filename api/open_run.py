@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..schema.components import Head, parse_head, split_run
+from ..schema.derived import run_content
 from ..schema.errors import (
     BadSelection,
     HeadNotStored,
@@ -28,6 +29,7 @@ from ..schema.snapshot import Snapshot, read_static, run_shape
 from .annotations import with_role
 from .console import Console
 from .pictures import RunPictures
+from .printing import layers_named
 from .result import Result
 from .selection import RunImages
 from .texts import RunTexts
@@ -83,6 +85,14 @@ class OpenRun:
         return [segment for (segment,) in found]
 
     @cached_property
+    def content(self) -> str:
+        """Hash of what the run holds, for results that are kept."""
+        row = self.row
+        return run_content(
+            self.layout, row["folder"], segments=self.segments, finished_at=row["finished_at"]
+        )
+
+    @cached_property
     def head_basis(self) -> F32:
         """[Lh, H, e+3, d']: from a head's factors to its contribution, of the kept layers."""
         return read_static(self.layout, self.row["folder"], "head_basis")
@@ -126,8 +136,7 @@ class OpenRun:
             kept = self.shape.head_layers
             msg = (
                 f"run {self.name!r} kept no heads of layer {head.layer}, only those of "
-                f"{_layers(kept)}. An ingest with --heads "
-                f"{','.join(map(str, sorted({*kept, head.layer})))} keeps them."
+                f"{layers_named(kept)}. {keeping('--heads', {*kept, head.layer})}"
             )
             raise HeadNotStored(msg)
         return KeptHead(head, self.shape.head_layers.index(head.layer))
@@ -141,9 +150,8 @@ class OpenRun:
         kept = self.shape.head_token_layers
         if head.layer not in kept:
             msg = (
-                f"run {self.name!r} kept the tokens of each head in {_layers(kept)}, not in layer "
-                f"{head.layer}. An ingest with --head-tokens "
-                f"{','.join(map(str, sorted({*kept, head.layer})))} keeps them."
+                f"run {self.name!r} kept the tokens of each head in {layers_named(kept)}, not in "
+                f"layer {head.layer}. {keeping('--head-tokens', {*kept, head.layer})}"
             )
             raise HeadTokensNotStored(msg)
         return head, kept.index(head.layer)
@@ -151,7 +159,7 @@ class OpenRun:
     def need_tokens(self) -> RowArray:
         """The array of all tokens' contributions; raises `TokensNotStored`."""
         if not self.shape.tokens:
-            msg = f"run {self.name!r} kept no image tokens; an ingest with --tokens keeps them."
+            msg = f"run {self.name!r} kept no image tokens. {keeping('--tokens')}"
             raise TokensNotStored(msg)
         return self.arrays["token"]
 
@@ -188,7 +196,10 @@ class OpenRun:
         return head
 
 
-def _layers(kept: Sequence[int]) -> str:
-    if not kept:
-        return "no layer"
-    return f"layer{'s' if len(kept) > 1 else ''} {', '.join(map(str, kept))}"
+def keeping(option: str, layers: Iterable[int] | str = ()) -> str:
+    """How to get what a run did not keep: an option of another ingest, with layers or a value."""
+    value = layers if isinstance(layers, str) else ",".join(map(str, sorted(layers)))
+    return (
+        f"An ingest into a new run, `--run NEW_NAME {option}{value and ' '}{value}`, keeps them: "
+        "a run's settings are fixed when it begins."
+    )

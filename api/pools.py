@@ -23,13 +23,15 @@ if TYPE_CHECKING:
 class PoolAdded:
     """A pool's name, how many texts it has, and the models that embedded it.
 
-    `skipped` says of each of the store's other models why it could not.
+    `skipped` says of each of the store's other models why it could not; `published` is false where
+    the store had all of it already.
     """
 
     name: str
     texts: int
     models: list[str]
     skipped: dict[str, str]
+    published: bool = True
 
 
 def add_pool(
@@ -48,7 +50,7 @@ def add_pool(
     standard normal vectors from `seed`, called "vector 0" and so on, which need no model (the
     thesis' two baselines; its appendix A). Models that came as modules cannot be loaded again and
     are passed over. The pool becomes the default of runs that have none, unless it is random, and
-    complete runs get their heads' TEXTSPAN over it. The same call again changes nothing. Raises
+    complete runs get their heads' TEXTSPAN over it. The same call again publishes nothing. Raises
     `BadPool` for texts that are none or where the name stands for others, `BadName`, `UnknownRun`
     for a store without models, `WeightsNotFound` where no model can be loaded, and ImportError
     without `lensbase[ingest]`.
@@ -77,9 +79,11 @@ def add_pool(
         reasons = "; ".join(f"{title}: {reason}" for title, reason in skipped.items())
         msg = f"no model of {layout.root} can be loaded to embed the texts ({reasons})."
         raise WeightsNotFound(msg)
-    _publish(layout, pool, embedded)
+    published = not _is_published(layout, pool, embedded)
+    if published:
+        _publish(layout, pool, embedded)
     names = [_title(model) for model in models if model["model_id"] in embedded]
-    return PoolAdded(pool.name, len(pool.texts), names, skipped)
+    return PoolAdded(pool.name, len(pool.texts), names, skipped, published)
 
 
 def _pool(
@@ -138,6 +142,29 @@ def _load(model: Mapping[str, Any]) -> LoadedModel:
         )
         raise WeightsNotFound(msg)
     return loaded
+
+
+def _is_published(layout: Layout, pool: TextPool, embedded: Sequence[int]) -> bool:
+    """Whether `_publish` would change nothing."""
+    from ..ingest.pools import VectorPool
+
+    snapshot = open_snapshot(layout.root)
+    try:
+        rows = snapshot.rows(
+            """SELECT m.model_id, r.default_pool IS NOT NULL AS has_default,
+                      r.status = 'complete' AND r.head_layers <> '[]' AND NOT EXISTS (
+                          SELECT 1 FROM head_text t
+                          WHERE t.run_id = r.run_id AND t.pool_id = p.pool_id) AS lacks_texts
+               FROM pool p JOIN pool_model m USING (pool_id) LEFT JOIN run r USING (model_id)
+               WHERE p.name = ? AND m.model_id IN (SELECT unnest(?::INTEGER[]))""",
+            [pool.name, list(embedded)],
+        )
+    finally:
+        snapshot.connection.close()
+    needs_default = not isinstance(pool, VectorPool)
+    return {row["model_id"] for row in rows} == set(embedded) and not any(
+        row["lacks_texts"] or (needs_default and row["has_default"] is False) for row in rows
+    )
 
 
 def _publish(layout: Layout, pool: TextPool, embedded: Sequence[int]) -> None:

@@ -10,7 +10,7 @@ from io import StringIO
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from rich.table import Table
     from rich.text import Text
@@ -20,6 +20,20 @@ if TYPE_CHECKING:
 SHOWN = 20
 PLAIN_WIDTH = 160
 _LONGEST = 60  # of one value in a table
+
+
+def counted(number: int, thing: str) -> str:
+    """So many of something: `1 image`, `2,031 images`; for things whose plural ends in s."""
+    return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"
+
+
+def layers_named(layers: Sequence[int]) -> str:
+    """Ascending layers: `layers 0 to 7` where they follow on each other, else `layers 2, 5`."""
+    if not layers:
+        return "no layer"
+    if len(layers) > 2 and layers[-1] - layers[0] == len(layers) - 1:
+        return f"layers {layers[0]} to {layers[-1]}"
+    return f"layer{'s' if len(layers) > 1 else ''} {', '.join(map(str, layers))}"
 
 
 def renderables(result: Result, width: int, *, shown: int = SHOWN) -> Iterator[Table | Text]:

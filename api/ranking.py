@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ..queries.retrieval import Ranking, direction_scores, top_k
-from ..schema.errors import BadQuestion
 from .open_run import OpenRun
 from .result import Result
 from .selection import Selection
+from .whole_numbers import whole
 
 Rows = npt.NDArray[np.int64]
 F32 = npt.NDArray[np.float32]
@@ -26,9 +26,7 @@ def best_images(chosen: Selection, k: int, score: Callable[[Rows], F32]) -> Rank
 
     `score` gives the scores [n] of n ascending rows. Raises `BadQuestion` for a negative k.
     """
-    if k < 0:
-        msg = f"k = {k} images cannot be returned; ask for 0 or more."
-        raise BadQuestion(msg)
+    k = whole(k, "k", least=0, of="images")
     rows, scores = np.empty(0, np.int64), np.empty(0, np.float32)
     wanted = chosen.rows
     if not np.all(wanted[1:] > wanted[:-1]):

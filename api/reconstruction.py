@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -17,15 +17,17 @@ from ..queries.reconstruction import (
     head_logits,
     text_directions,
 )
-from ..schema.errors import BadQuestion
-from .accuracy import Labelled, labelled
+from ..schema.errors import BadQuestion, UnknownPool
 from .candidates import Pool
 from .classifier import Classifier, check_classifier
+from .labels import Labelled, labelled
 from .open_run import KeptHead, OpenRun
+from .printing import layers_named
 from .result import Result
 from .selection import Selection
 from .spans import run_moments, spans_of
 from .textspans import kept_heads
+from .whole_numbers import whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -71,7 +73,7 @@ def reconstruct(
     classifier: Classifier,
     *,
     pools: Pools,
-    ms: Sequence[int],
+    ms: int | Sequence[int],
     layers: Sequence[int] | None,
     label: str,
     chosen: Selection,
@@ -79,11 +81,8 @@ def reconstruct(
     """Accuracy against the number of texts a head keeps; see `RunView.reconstruction`."""
     import pyarrow as pa
 
-    steps = sorted({int(m) for m in ms})
-    if not steps or steps[0] < 1:
-        msg = f"ms = {list(ms)} are no numbers of texts; give some of 1 or more."
-        raise BadQuestion(msg)
     check_classifier(run, classifier)
+    steps = _steps(ms)
     heads = _late_heads(run, layers)
     found = labelled(run, classifier, chosen, label=label)
     basis = np.stack([run.basis(head) for head in heads])
@@ -99,13 +98,29 @@ def reconstruct(
         if shortest < steps[-1]:
             ends.append(f"{shortest} of {name}")
     right = _count_right(run, heads, basis, projections, classifier=classifier, found=found)
-    notes = [found.note, f"some heads have no more texts than {', '.join(ends)}" if ends else None]
+    late = dict.fromkeys(head.address.layer for head in heads)
+    told = f"the late heads are those of {layers_named(list(late))}"
+    if pools is None:
+        told += f", the texts those of the default pool {next(iter(projections))!r}"
+    notes = [
+        told,
+        found.note,
+        f"some heads have no more texts than {', '.join(ends)}" if ends else None,
+    ]
     columns = {
         "pool": [FULL, LATE, *(name for name in projections for _ in steps)],
         "m": pa.array([None, None, *(steps * len(projections))], pa.int64()),
         "accuracy": right / len(found.rows),
     }
-    return Reconstruction(pa.table(columns), note="; ".join(filter(None, notes)) or None)
+    return Reconstruction(pa.table(columns), note="; ".join(filter(None, notes)))
+
+
+def _steps(ms: int | Sequence[int]) -> list[int]:
+    given: list[Any] = [*ms] if isinstance(ms, Iterable) else [ms]
+    if not given:
+        msg = "ms= names no number of texts; give some of 1 or more, such as (10, 20)."
+        raise BadQuestion(msg)
+    return sorted({whole(m, "m", least=1, of="texts") for m in given})
 
 
 def _count_right(
@@ -160,7 +175,11 @@ def _named(run: OpenRun, pools: Pools) -> dict[str, Pool]:
     elif pools is None or isinstance(pools, str):
         named[run.texts.pool(pools).name] = pools
     elif isinstance(pools, Sequence):
-        named |= {run.texts.pool(name).name: name for name in pools}
+        try:
+            named |= {run.texts.pool(name).name: name for name in pools}
+        except UnknownPool as error:
+            msg = f"{error} Or, for a list of texts, give {{'mine': [...]}}."
+            raise UnknownPool(msg) from error
     else:
         named["vectors"] = pools
     taken = [name for name in (FULL, LATE) if name in named]

@@ -173,7 +173,7 @@ class Result:
                 part = self._table.slice(start, max(stop - start, 0))
             else:
                 part = self._table.take(list(range(start, stop, step)))
-            return Result(part, note=self.note, thumbnails=self._thumbnails)
+            return type(self)(part, note=self.note, thumbnails=self._thumbnails)
         if not -len(self) <= key < len(self):
             msg = f"there is no row {key}: the result has {len(self)}."
             raise IndexError(msg)

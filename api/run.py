@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from ..queries.segmentation import Threshold
@@ -16,8 +16,9 @@ from .classifier import Classes, Classifier, Templates
 from .head import HeadView
 from .image import ImageView
 from .masks import Masks
+from .named_components import Components
 from .open_run import OpenRun
-from .printing import human_bytes
+from .printing import human_bytes, layers_named
 from .ranking import nearest_representations, top_representations
 from .reconstruction import Pools, Reconstruction, reconstruct
 from .result import Result
@@ -85,7 +86,7 @@ class RunView(ClassQuestions):
     def spurious_heads(
         self,
         c: Classifier,
-        by: str,
+        by: str | Sequence[str],
         k: int = 10,
         *,
         label: str = "label",
@@ -94,20 +95,20 @@ class RunView(ClassQuestions):
     ) -> Result:
         """Heads that carry a group's effect on the class logits: candidates to ablate (Table 2.3).
 
-        `by` is the column of `images` that makes groups, `label` the one with the classes. Columns
-        `rank`, `component`, `layer`, `head`; `effect`, the head's share of what the group does to
-        the logits of images of one label (over all components of the model these add up to 1), and
-        `cumulative`; `group_variance` and `label_variance` of the head's own logits, between groups
-        of one label and labels of one group; `score` = effect * group_variance / (both), by which
-        they are ranked; the head's first `text`. Heads that add nothing to the effect, or tell
-        labels apart more than groups, are not proposed: then fewer than `k` rows, with a note.
-        See docs/mathematics.md, "Spurious cues". Raises what `accuracy` raises, `HeadNotStored`,
-        and `BadSelection` where no label occurs in two groups.
+        `by` is the column of `images` (or several) that makes groups, `label` the one with the
+        classes. Columns `rank`, `component`, `layer`, `head`; `effect`, the head's share of what
+        the group does to the logits of images of one label (over all components of the model these
+        add up to 1), and `cumulative`; `group_variance` and `label_variance` of the head's own
+        logits, between groups of one label and labels of one group; `score` = effect *
+        group_variance / (both), by which they are ranked; the head's first `text`. Heads that add
+        nothing to the effect, or tell labels apart more than groups, are not proposed: then fewer
+        than `k` rows, with a note. See docs/mathematics.md, "Spurious cues". Raises what
+        `accuracy` raises, `HeadNotStored`, and `BadSelection` where no label occurs in two groups.
         """
         return spurious_heads(self._run, c, by=by, k=k, label=label, images=images, where=where)
 
     def batches(
-        self, kind: Kind = "head", *, heads: Sequence[str] | None = None, size: int = 8192
+        self, kind: Kind = "head", *, heads: Components = None, size: int = 8192
     ) -> Iterator[Values]:
         """Go through all images by id, `size` at a time, in memory bounded by `size`.
 
@@ -126,7 +127,7 @@ class RunView(ClassQuestions):
 
     def textspan(
         self,
-        heads: str | Iterable[object] | None = None,
+        heads: Components = None,
         pool: Pool = None,
         m: int = 20,
         *,
@@ -138,10 +139,11 @@ class RunView(ClassQuestions):
         """The texts that explain each of many heads, by TEXTSPAN (Algorithm 1, T2.7).
 
         Columns `component`, `layer`, `head`, `rank`, `text`, `explained_variance`, `cumulative`.
-        `heads` are addresses, by default all kept heads; everything else as for
-        `HeadView.textspan`. Features of chosen images are summed for all heads in one pass.
+        `heads` are addresses, a role, or rows with a column `component`, by default all kept heads;
+        everything else as for `HeadView.textspan`. Features of chosen images are summed for all
+        heads in one pass.
         Raises `BadQuestion`, `BadSelection`, `UnknownPool`, `UnknownImage`, `TextNotStored`,
-        `UnknownComponent` or `HeadNotStored`.
+        `UnknownComponent`, `UnknownRole` or `HeadNotStored`.
         """
         whole = images is None and where is None
         return heads_textspan(
@@ -159,7 +161,7 @@ class RunView(ClassQuestions):
         classifier: Classifier,
         *,
         pools: Pools = None,
-        ms: Sequence[int] = (10, 20, 30, 40, 50, 60),
+        ms: int | Sequence[int] = (10, 20, 30, 40, 50, 60),
         layers: Sequence[int] | None = None,
         label: str = "label",
         images: Images = None,
@@ -239,8 +241,9 @@ class RunView(ClassQuestions):
         [images, H, W] in the images' order, or a mapping or function from keys to arrays; what is
         not 0 is foreground, `ignore` a value that counts as neither. Masks have their image's size,
         upright, or the crop's, and take the same resizing and cropping as the image.
-        Each image is segmented by the class that its column `label` names, or by the one that the
-        model predicts. `classes` are their names or a classifier, by default all labels there are;
+        Each image is segmented by the class that its column `label` names (those without one are
+        passed over), or by the one that the model predicts. `classes` are their names or a
+        classifier, by default all labels there are;
         `templates` as in `classifier`. The mean map over all classes is taken away.
         Raises `TokensNotStored`, `MaskMissing`, `BadMask`, `UnknownLabel`, `UnknownColumn`,
         `ClassifierMismatch`, `BadClasses`, `TextNotStored`, `BadQuestion` or `BadSelection`.
@@ -276,10 +279,10 @@ class RunView(ClassQuestions):
             else (f"{committed:,}")
         )
         pretrained = f" {facts['pretrained']}" if facts["pretrained"] else ""
-        kept = [f"heads of layers {_numbers(shape.head_layers) or 'none'}"]
+        kept = [f"heads of {layers_named(shape.head_layers)}"]
         kept += ["tokens"] if shape.tokens else []
         if shape.head_token_layers:
-            kept.append(f"head-tokens of layers {_numbers(shape.head_token_layers)}")
+            kept.append(f"head-tokens of {layers_named(shape.head_token_layers)}")
         residual = facts["max_residual"]
         return Card(
             f"run {self.name}",
@@ -304,10 +307,3 @@ class RunView(ClassQuestions):
 
     def _repr_html_(self) -> str:
         return self.info()._repr_html_()  # pyright: ignore[reportPrivateUsage]
-
-
-def _numbers(numbers: Sequence[int]) -> str:
-    """Ascending numbers as `0 to 7` where they follow on each other, else as a list."""
-    if len(numbers) > 2 and numbers[-1] - numbers[0] == len(numbers) - 1:
-        return f"{numbers[0]} to {numbers[-1]}"
-    return ", ".join(map(str, numbers))

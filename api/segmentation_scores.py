@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
@@ -15,8 +15,10 @@ from ..queries.segmentation import Threshold
 from ..schema.errors import BadQuestion, BadSelection, UnknownColumn, UnknownLabel
 from .card import Card
 from .classifier import Classes, Classifier, Templates, check_classifier, classifier
+from .labels import no_labels, passed_over
 from .masks import CropMasks, Masks, crop_size
 from .open_run import OpenRun
+from .printing import counted
 from .result import Result
 from .segmentation import check_threshold
 from .selection import Images, Selection
@@ -39,7 +41,8 @@ class SegmentationScores:
     `pixel_accuracy` is the share of all labelled pixels that are right; `iou` that of background
     and foreground from pixels added up over all images, `miou` their mean; `map` the mean over
     images of their average precision. `foreground_map` is that of the foreground alone: where
-    objects are small, the background lifts `map` for any heatmap. `images` has a row an image.
+    objects are small, the background lifts `map` for any heatmap. `images` has a row an image,
+    `note` says what was passed over.
     """
 
     pixel_accuracy: float
@@ -48,18 +51,18 @@ class SegmentationScores:
     foreground_map: float
     iou: tuple[float, float]
     images: Result
+    note: str | None = None
 
     def card(self) -> Card:
         """The scores at a glance."""
-        return Card(
-            f"segmentation of {len(self.images):,} images",
-            {
-                "pixel accuracy": f"{self.pixel_accuracy:.4f}",
-                "mIoU": f"{self.miou:.4f} (background {self.iou[0]:.4f}, "
-                f"foreground {self.iou[1]:.4f})",
-                "mAP": f"{self.map:.4f} (foreground alone {self.foreground_map:.4f})",
-            },
-        )
+        facts = {
+            "pixel accuracy": f"{self.pixel_accuracy:.4f}",
+            "mIoU": f"{self.miou:.4f} (background {self.iou[0]:.4f}, foreground {self.iou[1]:.4f})",
+            "mAP": f"{self.map:.4f} (foreground alone {self.foreground_map:.4f})",
+        }
+        if self.note:
+            facts["note"] = self.note
+        return Card(f"segmentation of {counted(len(self.images), 'image')}", facts)
 
     def __repr__(self) -> str:
         return str(self.card())
@@ -97,9 +100,13 @@ def evaluate_segmentation(
     keys, sizes = _keys_and_sizes(run, chosen)
     needed = target == "label" or classes is None
     labels = _labels(run, chosen, label) if needed else []
+    places, note = np.arange(len(chosen)), None
+    if target == "label":
+        places, note = _labelled_places(run, labels, label)
     made = _classifier(run, classes, labels, templates)
-    placed = CropMasks(masks, keys, run.row)
-    targets = _targets(made, labels, keys, label) if target == "label" else None
+    placed = CropMasks(masks, keys, run.row, needed=places.tolist())
+    chosen = Selection(chosen.rows[places], chosen.image_ids[places])
+    targets = _targets(made, labels, keys) if target == "label" else None
     directions = made.weights - made.weights.mean(0, dtype=np.float64).astype(np.float32)
 
     size = crop_size(run.row)
@@ -118,7 +125,8 @@ def evaluate_segmentation(
         heats = segmentation.heat(patch_grid(scores, grid), size)
         predicted = segmentation.foreground(heats, threshold)
         for number, (heat, found) in enumerate(zip(heats, predicted, strict=True), start):
-            mask = placed.read(number, sizes[number])
+            place = int(places[number])
+            mask = placed.read(place, sizes[place])
             valid = None if ignore is None else mask != ignore
             truth = mask != 0 if valid is None else (mask != 0) & valid
             counts[number] = segmentation.confusion(found, truth, valid=valid)
@@ -128,7 +136,8 @@ def evaluate_segmentation(
             ]
         used[start : start + len(rows)] = of
     names = [made.classes[number] for number in used]
-    return _scores(run, chosen, keys, names, counts, precision)
+    keys = [keys[place] for place in places]
+    return replace(_scores(run, chosen, keys, names, counts, precision), note=note)
 
 
 def _scores(
@@ -210,16 +219,18 @@ def _classifier(
     return classifier(run, classes, templates=templates)
 
 
-def _targets(made: Classifier, labels: list[str | None], keys: list[str], label: str) -> I64:
+def _labelled_places(run: OpenRun, labels: list[str | None], label: str) -> tuple[I64, str | None]:
+    """Where the images with a label are among the chosen ones, and a note on the others."""
+    places = np.array([place for place, one in enumerate(labels) if one is not None], np.int64)
+    if not len(places):
+        raise no_labels(run, len(labels), label)
+    return places, passed_over(len(labels) - len(places), label)
+
+
+def _targets(made: Classifier, labels: list[str | None], keys: list[str]) -> I64:
     places = {name: number for number, name in enumerate(made.classes)}
     for key, one in zip(keys, labels, strict=True):
-        if one is None:
-            msg = (
-                f"image {key!r} has no {label!r}, so it has no class to be segmented by; "
-                f"target='predicted' needs none, and where='{label} IS NOT NULL' leaves it out."
-            )
-            raise UnknownLabel(msg)
-        if one not in places:
+        if one is not None and one not in places:
             listed = ", ".join(map(repr, made.classes[:8])) + ", ..." * (len(made.classes) > 8)
             msg = (
                 f"image {key!r} is a {one!r}, which is none of the classifier's classes: {listed}."

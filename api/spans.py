@@ -19,6 +19,7 @@ from .candidates import Candidates, Pool, candidates_of
 from .kept_spans import Picks, SpanQuestion, depths_for, find_kept, keep
 from .open_run import KeptHead, OpenRun
 from .selection import Selection
+from .whole_numbers import whole
 
 F64 = npt.NDArray[np.float64]
 
@@ -78,9 +79,7 @@ def spans_of(
     What had to be computed is kept beside the catalogue for the next time. Raises `BadQuestion`,
     `BadSelection` for no image, `UnknownPool` or `TextNotStored`.
     """
-    if m < 1:
-        msg = f"m = {m} texts cannot be picked; ask for 1 or more."
-        raise BadQuestion(msg)
+    m = whole(m, "m", least=1, of="texts")
     if score not in get_args(Score):
         msg = f"there is no score {score!r}; choose one of {', '.join(get_args(Score))}."
         raise BadQuestion(msg)

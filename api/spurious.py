@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,15 +11,15 @@ import numpy.typing as npt
 from ..queries.factors import head_factors
 from ..queries.spurious import Cells, GroupEffects, cell_sums, cells_of, group_effects
 from ..schema.components import Head
-from ..schema.errors import BadQuestion, HeadNotStored
-from .accuracy import labelled
+from ..schema.errors import HeadNotStored
 from .classifier import Classifier, check_classifier
+from .labels import labelled
+from .open_run import OpenRun, keeping
+from .printing import counted, layers_named
 from .result import Result
 from .selection import Images
 from .where import Where
-
-if TYPE_CHECKING:
-    from .open_run import OpenRun
+from .whole_numbers import whole
 
 F64 = npt.NDArray[np.float64]
 
@@ -29,20 +30,18 @@ def spurious_heads(
     run: OpenRun,
     made: Classifier,
     *,
-    by: str,
+    by: str | Sequence[str],
     k: int = 10,
     label: str = "label",
     images: Images = None,
     where: Where = None,
 ) -> Result:
     """Rank a run's kept heads; see `RunView.spurious_heads`."""
-    if k < 1:
-        msg = f"k = {k} heads cannot be proposed; ask for 1 or more."
-        raise BadQuestion(msg)
-    if not run.shape.head_layers:
-        msg = f"run {run.name!r} kept no heads; an ingest with --heads last:4 keeps some."
-        raise HeadNotStored(msg)
+    k = whole(k, "k", least=1, of="heads")
     check_classifier(run, made)
+    if not run.shape.head_layers:
+        msg = f"run {run.name!r} kept no heads. {keeping('--heads', 'last:4')}"
+        raise HeadNotStored(msg)
     found = labelled(run, made, run.images.select(images, where), label=label, by=by)
     cells = cells_of(found.labels, found.groups)
     effects = _effects(run, made, rows=found.rows, cells=cells)
@@ -62,13 +61,19 @@ def spurious_heads(
         "score": effects.score[order],
         "text": [texts.get(str(head)) for head in heads],
     }
-    note = f"by what {by!r} does to the logits of {len(found.rows):,} images through each head"
+    several = not isinstance(by, str) and len(by) > 1
+    groups = repr(by) if isinstance(by, str) else " and ".join(map(repr, by))
+    does, images_seen = "do" if several else "does", counted(len(found.rows), "image")
+    note = (
+        f"by what {groups} {does} to the logits of {images_seen} through each of the heads of "
+        f"{layers_named(run.shape.head_layers)}, which this run kept"
+    )
     if found.note:
         note += f"; {found.note}"
     if len(order) < k:
         note += (
-            f"; no other head adds to it and writes more of {by!r} than of {label!r}, "
-            f"so there are {len(order)} of the {k} asked for"
+            f"; no other head adds to it and writes more of {groups} than of {label!r}, "
+            f"so there {'is' if len(order) == 1 else 'are'} {len(order)} of the {k} asked for"
         )
     return Result.of(columns, note=note)
 

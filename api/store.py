@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 from ..schema.components import split_run
 from ..schema.errors import AmbiguousRun, UnknownRun
 from ..schema.snapshot import Snapshot, open_snapshot
-from .annotations import Annotated, addresses_of, annotate
+from .annotations import annotate
 from .card import Card
 from .console import SECONDS, Console, Parameters
 from .derived_views import DerivedViews
+from .named_components import Components, parts_of
 from .open_run import OpenRun
-from .printing import human_bytes
+from .printing import counted, human_bytes
 from .result import Result, Thumbnails
 from .run import RunView
 
@@ -78,7 +79,7 @@ class Store:
 
     def annotate(
         self,
-        components: Annotated,
+        components: Components,
         role: str | None,
         *,
         run: str | None = None,
@@ -87,17 +88,18 @@ class Store:
     ) -> list[str]:
         """Give components a role, such as "geolocation", or take it away (None).
 
-        `components` is an address ("L21.H11"), a list of them, or rows with a column `component`
-        such as those of `spurious_heads`; `source` says who or which rule thinks so. It is kept
-        beside the catalogue at once, and the latest counts. Returns the addresses.
+        `components` is an address ("L21.H11"), a list of them, a role, or rows with a column
+        `component` such as those of `spurious_heads`; `source` says who or which rule thinks so. It
+        is kept beside the catalogue at once, and the latest counts. Returns the addresses.
         Raises `BadAddress`, `UnknownComponent`, `UnknownRun`, `AmbiguousRun`, `BadName`,
         `BadQuestion`, or `AnnotationNotKept` where the store cannot be written to.
         """
-        addresses = addresses_of(components)
+        parts = parts_of(components)
         if run is None:
-            run = next(filter(None, (split_run(one)[0] for one in addresses)), None)
+            named = (split_run(one)[0] for one in parts if isinstance(one, str))
+            run = next(filter(None, named), None)
         opened = self.run(run)._run  # pyright: ignore[reportPrivateUsage]
-        return annotate(opened, addresses, role, source=source, note=note)
+        return annotate(opened, parts, role, source=source, note=note)
 
     def run(self, name: str | None = None) -> RunView:
         """A run by name, or the only one.
@@ -201,7 +203,8 @@ class Store:
         self.close()
 
     def __repr__(self) -> str:
-        return f"Store {str(self.path)!r}, generation {self.generation}, {len(self._rows)} runs"
+        runs = counted(len(self._rows), "run")
+        return f"Store {str(self.path)!r}, generation {self.generation}, {runs}"
 
     def _repr_html_(self) -> str:
         return self.info()._repr_html_()  # pyright: ignore[reportPrivateUsage]
@@ -213,7 +216,7 @@ def open_store(
     """Open the published generation of a store, read-only; many readers may at once.
 
     `image_root` is where the original images lie now, if not where they were at ingest. Raises
-    `StoreNotFound`, `NotAStore`, `FormatTooNew` or `StoreCorrupt`.
+    `StoreNotFound`, `NotAStore`, `FormatTooNew`, `FormatTooOld` or `StoreCorrupt`.
     """
     root = None if image_root is None else Path(image_root)
     return Store(open_snapshot(Path(path)), image_root=root)

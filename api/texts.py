@@ -6,12 +6,13 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from ..schema.errors import LensbaseError, TextNotStored, UnknownPool
+from ..schema.components import slug
+from ..schema.errors import BadQuestion, LensbaseError, TextNotStored, UnknownPool
 from ..schema.layout import Layout
 from ..schema.snapshot import read_pool_vectors
 from .console import Console
@@ -78,7 +79,11 @@ class RunTexts:
         return [known[position] for position in positions]
 
     def encode(self, texts: Sequence[str]) -> F32:
-        """Unit-length embeddings [n, d'] of texts; raises `TextNotStored`."""
+        """Unit-length embeddings [n, d'] of texts; raises `TextNotStored` or `BadQuestion`."""
+        for given in cast("Sequence[Any]", texts):
+            if not isinstance(given, str):
+                msg = f"{given!r} is no text; write one, such as 'a red circle'."
+                raise BadQuestion(msg)
         found = self._stored(texts)
         new = [text for text in dict.fromkeys(texts) if text not in found]
         if new:
@@ -105,7 +110,8 @@ class RunTexts:
             "SELECT text, min_by(pool_id, (pool_id, position)) AS pool, "
             "min_by(position, (pool_id, position)) AS position FROM text "
             "WHERE text IN (SELECT unnest(?::VARCHAR[])) "
-            "AND pool_id IN (SELECT unnest(?::INTEGER[])) GROUP BY text",
+            "AND pool_id IN (SELECT unnest(?::INTEGER[])) AND pool_id IN "
+            "(SELECT pool_id FROM pool WHERE kind <> 'vectors') GROUP BY text",
             [_encodable(texts), list(names)],
         )
         return {text: self.pool(names[number]).vectors[at] for text, number, at in places}
@@ -139,7 +145,8 @@ class RunTexts:
     def _not_stored(self, text: str, reason: str) -> TextNotStored:
         near = self._console.rows(
             "SELECT text FROM (SELECT DISTINCT text FROM text "
-            "WHERE pool_id IN (SELECT unnest(?::INTEGER[]))) "
+            "WHERE pool_id IN (SELECT unnest(?::INTEGER[])) AND pool_id IN "
+            "(SELECT pool_id FROM pool WHERE kind <> 'vectors')) "
             "ORDER BY jaro_winkler_similarity(lower(text), lower(?)) DESC, text LIMIT 3",
             [list(self._embedded.values()), _encodable([text])[0] if _encodable([text]) else ""],
         )
@@ -153,7 +160,11 @@ class RunTexts:
         return TextNotStored(msg)
 
     def _no_pool(self, name: str | None, embedded: list[str]) -> str:
-        how = f"`lensbase pool add {self._layout.root} FILE --name NAME` adds one."
+        called = "NAME" if name is None or slug(name) != name else name
+        how = (
+            f"`lensbase pool add {self._layout.root} FILE --name {called}` adds one; with --words "
+            "10000 instead of FILE one of common words, with --random 3498 one of random vectors."
+        )
         if name is None:
             return f"run {self._run['name']!r} has no text pool; {how}"
         listed = ", ".join(embedded) or "none"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -10,17 +10,18 @@ from ..queries.textspan import Score
 from ..schema.components import Head
 from ..schema.errors import BadQuestion
 from .candidates import Pool
+from .named_components import Components, addresses_of
 from .open_run import KeptHead, OpenRun
 from .result import Result
 from .selection import Selection
 from .spans import Span, spans_of
 
 
-def kept_heads(run: OpenRun, heads: str | Iterable[object] | None) -> list[KeptHead]:
-    """Heads by their addresses (or by anything with an `address`), by default all kept ones.
+def kept_heads(run: OpenRun, heads: Components) -> list[KeptHead]:
+    """Heads by anything that names components, by default all kept ones.
 
-    Raises `BadQuestion` for none, `BadAddress`, `UnknownRun`, `UnknownComponent` or
-    `HeadNotStored`.
+    Raises `BadQuestion` for none, `BadAddress`, `UnknownRun`, `UnknownComponent`,
+    `UnknownRole` or `HeadNotStored`.
     """
     if heads is None:
         named = [
@@ -29,8 +30,7 @@ def kept_heads(run: OpenRun, heads: str | Iterable[object] | None) -> list[KeptH
             for number in range(run.shape.heads)
         ]
     else:
-        listed = [heads] if isinstance(heads, str) else list(heads)
-        named = [str(getattr(head, "address", head)) for head in listed]
+        named = addresses_of(run, heads)
     if not named:
         msg = f"no head is named; `heads` takes addresses such as 'L{run.shape.layers - 1}.H0'."
         raise BadQuestion(msg)

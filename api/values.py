@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from .printing import counted
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -104,7 +106,7 @@ class Values:
         )
 
     def _what(self) -> str:
-        things = [f"{len(self)} {'texts' if self.texts is not None else 'images'}"]
+        things = [counted(len(self), "image" if self.texts is None else "text")]
         if self.components is not None:
             first, last = self.components[:1], self.components[-1:]
             through = "" if len(self.components) < 2 else f" .. {last[0]}"

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _ROW_COLUMNS = ("key", "label", "subgroup")
+# Settings whose option on the command line is not called after them.
+_OPTIONS = {"head_layers": "--heads", "head_token_layers": "--head-tokens", "device": "--devices"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +140,8 @@ def check_same(known: Mapping[str, Any], request: Request) -> None:
     for name, value in asdict(request.settings).items():
         before = tuple(known[name]) if isinstance(value, tuple) else known[name]
         if before != value:
-            differences.append(f"{name} {before}, now {value}")
+            option = _OPTIONS.get(name, f"--{name.replace('_', '-')}")
+            differences.append(f"{option} {_told(before)}, now {_told(value)}")
     then, today = known["versions"], versions()
     differences += [
         f"{library} {then.get(library)}, now {today.get(library)}"
@@ -153,6 +156,10 @@ def check_same(known: Mapping[str, Any], request: Request) -> None:
             "was begun with, choose another name with --run, or `lensbase run drop` it first."
         )
         raise RunMismatch(msg)
+
+
+def _told(value: Any) -> str:
+    return (",".join(map(str, value)) or "none") if isinstance(value, tuple) else str(value)
 
 
 def _dataset(draft: Draft, request: Request) -> int:

@@ -37,12 +37,12 @@ _SIGN_AND_SIZE = np.array(0x8FFFE000, np.uint32).view(np.int32)
 _BIAS = np.float32(2.0 ** (127 - 15))
 
 _KIND = re.compile(r"(attn|mlp)(?:\[([^\]]*)\])?", re.IGNORECASE)
-_CUT = re.compile(r"(-?\d+)?:(-?\d+)?(?::(-?\d+)?)?")
+_CUT = re.compile(r"(-?\d{1,9})?:(-?\d{1,9})?(?::(-?\d{1,9})?)?")
 _KINDS = (Attention, Mlp)
 _FORMS = (
     "write a head as L22.H8, a layer as L22.ATTN or L22.MLP, a kind as attn, mlp or embed, "
-    "layers of a kind as attn[:20] or mlp[-2:], and the class token's share of attention as "
-    "cls-token."
+    "layers of a kind as attn[:20] or mlp[-2:], the class token's share of attention as cls-token, "
+    "and everything that has a role as role('NAME')."
 )
 
 
@@ -218,7 +218,7 @@ def _components(address: str, layers: int) -> list[Component]:
 def _cut(address: str, inside: str, layers: int) -> Sequence[int]:
     """The layers that an index or a slice picks, as Python reads it."""
     every = range(layers)
-    if re.fullmatch(r"-?\d+", inside):
+    if re.fullmatch(r"-?\d{1,9}", inside):
         place = int(inside)
         if not -layers <= place < layers:
             msg = f"{address!r} is past the model's layers, which are 0 to {layers - 1}."

@@ -68,7 +68,8 @@ class TextProjection:
 
         `steps` are the numbers of texts m to stop at, ascending; a head with fewer keeps all.
         """
-        wide, width = steps[-1], basis.shape[-1]
+        wide = min(steps[-1], basis.shape[-2])  # no head has more directions than factors
+        width = basis.shape[-1]
         padded = np.zeros((len(basis), wide, width))
         for head, rows in enumerate(directions):
             padded[head, : len(rows)] = rows[:wide]

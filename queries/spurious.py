@@ -52,7 +52,7 @@ class GroupEffects:
 def cells_of(labels: Codes, groups: Codes) -> Cells:
     """Cells of images with a label and a group each, as whole numbers [k].
 
-    Raises `BadSelection` where no label occurs in two groups: no effect can be told then.
+    Raises `BadSelection` where no label occurs in two groups, or no group holds two labels.
     """
     label_codes = np.unique(labels, return_inverse=True)[1].astype(np.int64)
     group_codes = np.unique(groups, return_inverse=True)[1].astype(np.int64)
@@ -65,6 +65,12 @@ def cells_of(labels: Codes, groups: Codes) -> Cells:
         msg = (
             "no label occurs in two groups, so what the group does cannot be told from what the "
             "label does; take images of one label in at least two groups."
+        )
+        raise BadSelection(msg)
+    if not (np.bincount(found.groups, minlength=1) > 1).any():
+        msg = (
+            "no group holds two labels, so heads of the group cannot be told from heads of the "
+            "label; take groups that several labels share, such as a background."
         )
         raise BadSelection(msg)
     return found

@@ -20,6 +20,7 @@ from . import durable, tables
 from .errors import GenerationNotFound, NotAStore, RunBusy
 from .format import FORMAT_MAJOR, FORMAT_MINOR, check_format
 from .layout import Layout
+from .role_files import write_back_published
 from .upgrade import upgrade_catalog
 from .views import create_views
 
@@ -135,49 +136,55 @@ def publishing(layout: Layout, *, origin: int | None = None) -> Generator[Draft]
     The copy is of the published generation, or of `origin`. Nothing is published when the body
     raises.
     """
+    with publish_lock(layout), drafting(layout, origin=origin) as draft:
+        yield draft
+
+
+@contextmanager
+def drafting(layout: Layout, *, origin: int | None = None) -> Generator[Draft]:
+    """As `publishing`, for a caller who holds `publish_lock` and goes on holding it."""
     from sqlalchemy.orm import Session
 
     from .engine import open_engine
 
-    with publish_lock(layout):
-        published = current_generation(layout)
-        # Never a number used before, not even by a generation that was rolled back: within a
-        # process DuckDB would serve the old file under the same path.
-        generation = max([published, *_generations(layout)]) + 1
-        path = layout.catalog(generation)
-        path.parent.mkdir(parents=True)
+    published = current_generation(layout)
+    # Never a number used before, not even by a generation that was rolled back: within a
+    # process DuckDB would serve the old file under the same path.
+    generation = max([published, *_generations(layout)]) + 1
+    path = layout.catalog(generation)
+    path.parent.mkdir(parents=True)
+    try:
+        # A run that was killed while it began would be in its own way.
+        _sweep(layout)
+        if published:
+            shutil.copyfile(layout.catalog(origin or published), path)
+        engine = open_engine(path)
         try:
-            # A run that was killed while it began would be in its own way.
-            _sweep(layout)
-            if published:
-                shutil.copyfile(layout.catalog(origin or published), path)
-            engine = open_engine(path)
-            try:
-                with Session(engine) as session:
-                    if published:
-                        upgrade_catalog(session.connection())
-                    else:
-                        tables.metadata.create_all(session.connection())
-                        session.add(_first_info())
-                    connection = session.connection().connection.driver_connection
-                    assert connection is not None
-                    draft = Draft(generation, session, connection)
-                    yield draft
-                    summary = _seal(draft)
-            finally:
-                # A file left open would be served again under the next one of this name.
-                engine.dispose()
-            path.chmod(0o444)
-            durable.sync_file(path)
-            durable.write_json(layout.snapshot_of(generation), summary)
-            durable.sync_directory(layout.catalogs)
-            _point_to(layout, generation)
-        except BaseException:
-            # Interrupted after `CURRENT` was replaced, it is published for all that.
-            if current_generation(layout) != generation:
-                shutil.rmtree(path.parent, ignore_errors=True)
-            raise
-        _prune(layout)
+            with Session(engine) as session:
+                if published:
+                    upgrade_catalog(session.connection())
+                else:
+                    tables.metadata.create_all(session.connection())
+                    session.add(_first_info())
+                connection = session.connection().connection.driver_connection
+                assert connection is not None
+                draft = Draft(generation, session, connection)
+                yield draft
+                summary = _seal(draft)
+        finally:
+            # A file left open would be served again under the next one of this name.
+            engine.dispose()
+        path.chmod(0o444)
+        durable.sync_file(path)
+        durable.write_json(layout.snapshot_of(generation), summary)
+        durable.sync_directory(layout.catalogs)
+        _point_to(layout, generation)
+    except BaseException:
+        # Interrupted after `CURRENT` was replaced, it is published for all that.
+        if current_generation(layout) != generation:
+            shutil.rmtree(path.parent, ignore_errors=True)
+        raise
+    _prune(layout)
 
 
 def adopt(origin: Layout, generation: int, layout: Layout) -> None:
@@ -206,9 +213,23 @@ def current_generation(layout: Layout) -> int:
 def rollback(layout: Layout, generation: int | None = None) -> int:
     """Publish the catalogue of an earlier generation again, as a new one; return its number.
 
-    By default the one before the current. Raises `GenerationNotFound` where it is not kept.
+    By default the one before the current. Annotations made since go on beside the catalogue.
+    Raises `GenerationNotFound` where it is not kept, or `AnnotationNotKept`.
     """
     check_format(layout)
+    # Under one lock: whoever compacts in between would take annotations away from here.
+    with publish_lock(layout):
+        target = _earlier(layout, generation)
+        write_back_published(layout)
+        with drafting(layout, origin=target) as draft:
+            # Not from the published catalogue: it may be damaged, and this the way out.
+            counters, info = durable.read_json(layout.current), draft.info
+            info.next_run_id = max(info.next_run_id, counters["next_run_id"])
+            info.next_image_id = max(info.next_image_id, counters["next_image_id"])
+    return draft.generation
+
+
+def _earlier(layout: Layout, generation: int | None) -> int:
     published = current_generation(layout)
     kept = [number for number in _whole(layout) if number < published]
     target = generation if generation is not None else max(kept, default=0)
@@ -219,12 +240,7 @@ def rollback(layout: Layout, generation: int | None = None) -> int:
             f"{listed}); a store keeps its last {KEPT_GENERATIONS} generations."
         )
         raise GenerationNotFound(msg)
-    with publishing(layout, origin=target) as draft:
-        # Not from the published catalogue: it may be damaged, and this the way out.
-        counters, info = durable.read_json(layout.current), draft.info
-        info.next_run_id = max(info.next_run_id, counters["next_run_id"])
-        info.next_image_id = max(info.next_image_id, counters["next_image_id"])
-    return draft.generation
+    return target
 
 
 def _first_info() -> tables.LensInfo:

@@ -9,6 +9,7 @@ from .errors import BadAddress, BadName
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _LAYERED = re.compile(r"L(\d+)\.(?:H(\d+)|N(\d+)|(ATTN|MLP))", re.IGNORECASE)
+_SEVERAL = re.compile(r"(?:attn|mlp)(?:\[.*)?", re.IGNORECASE)
 _TOKEN = re.compile(r"T(\d+)", re.IGNORECASE)
 
 
@@ -102,6 +103,12 @@ def parse_component(address: str) -> Component:
         if match[3] is not None:
             return Neuron(layer, int(match[3]))
         return Attention(layer) if match[4].upper() == "ATTN" else Mlp(layer)
+    if _SEVERAL.fullmatch(text):
+        msg = (
+            f"{address!r} stands for several layers, which only ablate= takes; here each component "
+            "is named by its own address, such as L22.H8 or L22.ATTN."
+        )
+        raise BadAddress(msg)
     msg = (
         f"{address!r} is not a component's address; write a head as L22.H8, a neuron as L9.N391, "
         "a layer as L22.ATTN or L22.MLP, the class token's embedding as EMBED, a patch as T17."
@@ -120,8 +127,10 @@ def parse_head(address: str) -> Head:
 
 def split_run(address: str) -> tuple[str | None, str]:
     """Split `RUN:L22.H8` into the run's name (None when absent) and the component's address."""
-    run, colon, component = address.rpartition(":")
-    return (check_name(run, kind="run"), component) if colon else (None, component)
+    run, colon, component = address.partition(":")
+    if not colon or "[" in run:  # the colon of a slice, such as attn[:20]
+        return None, address
+    return check_name(run, kind="run"), component
 
 
 def layer_terms(layers: int) -> list[str]:

@@ -13,9 +13,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +38,11 @@ class DerivedResult:
     fingerprint: str
     parameters: dict[str, Any]
     path: Path
+
+    @cached_property
+    def rows(self) -> pa.Table | None:
+        """Its rows, read once; None where its file is gone or damaged by then."""
+        return _rows(self.path, self.parameters)
 
 
 def fingerprint(parameters: Mapping[str, Any]) -> str:
@@ -86,9 +93,20 @@ def derived_result(path: Path) -> DerivedResult | None:
     return DerivedResult(path.parent.name, path.stem, parameters, path)
 
 
-def rows_of(result: DerivedResult) -> pa.Table | None:
-    """The rows of a result that was found; None where its file is gone or damaged by now."""
-    return _rows(result.path, result.parameters)
+def run_content(
+    layout: Layout, folder: str, *, segments: Iterable[int], finished_at: datetime | None
+) -> str:
+    """Hash of what a run holds: the manifests of its segments, and when it was completed.
+
+    A segment that is made again from changed images has another manifest. The time tells a
+    reader who opened the run before from one who opened it after.
+    """
+    found = hashlib.sha256(str(finished_at).encode())
+    for segment in segments:
+        found.update(b"%d:" % segment)
+        with suppress(OSError):
+            found.update(hashlib.sha256(layout.manifest(folder, segment).read_bytes()).digest())
+    return found.hexdigest()
 
 
 def _rows(path: Path, parameters: Mapping[str, Any]) -> pa.Table | None:
@@ -114,6 +132,7 @@ def _parameters(path: Path) -> dict[str, Any] | None:
 
 def _decoded(metadata: Mapping[bytes, bytes] | None) -> dict[str, Any] | None:
     try:
-        return json.loads((metadata or {})[_FACTS])
+        found = json.loads((metadata or {})[_FACTS])
     except (KeyError, ValueError):
         return None
+    return found if isinstance(found, dict) else None

@@ -12,6 +12,7 @@ from .durable import sync_directory
 from .errors import UnknownRun
 from .layout import Layout
 from .locks import lock_segments
+from .role_files import write_back
 from .snapshot import open_snapshot
 from .tables import Dataset, HeadRow, HeadText, Layer, Model, PoolModel, Run, Segment
 from .views import MANIFEST
@@ -19,15 +20,18 @@ from .views import MANIFEST
 _DERIVED = (Layer, HeadRow, HeadText)
 
 
-def drop_run(layout: Layout, name: str) -> None:
+def drop_run(layout: Layout, name: str, *, keep_roles: bool = True) -> None:
     """Publish a generation without a run, and without images that no other run uses.
 
-    Its files stay until no kept generation refers to them, so that `rollback` can undo this.
-    Raises `UnknownRun`, and `RunBusy` while a process writes it.
+    Its files stay until no kept generation refers to them, so that `rollback` can undo this; so
+    do its components' roles, which the same ingest again finds there. Raises `UnknownRun`,
+    `AnnotationNotKept`, and `RunBusy` while a process writes it.
     """
     check_format(layout)
     with _locked(layout, name), publishing(layout) as draft:
         run = find_run(draft, name)
+        if keep_roles:
+            write_back(layout, draft.connection, name)
         for table in (*_DERIVED, Segment):
             draft.session.execute(delete(table).where(table.run_id == run.run_id))
         dataset_id, model_id = run.dataset_id, run.model_id

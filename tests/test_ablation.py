@@ -334,6 +334,16 @@ def test_roles_stand_for_their_components(tmp_path: Path) -> None:
         assert np.array_equal(clip.ablate([role("background"), "L2.H1"]).values, wanted)
         with pytest.raises(UnknownRole, match="nothing"):
             clip.ablate(role("nothing"))
+        with pytest.raises(BadAddress, match=r"is no component but a role: .*role\('background'\)"):
+            clip.ablate(["L2.H1", "background"])
+        store.annotate(["L1.H1", "L1.N5"], role="mixed")
+        with pytest.raises(
+            BadAblation, match=r"role\('mixed'\) has L1\.N5, which cannot be ablated"
+        ):
+            clip.ablate(["mlp", role("mixed")])
+        store.annotate("L0.H1", role="early")
+        with pytest.raises(HeadNotStored, match=r"role\('early'\) has L0\.H1.*--heads 0,1,2"):
+            clip.ablate(role("early"))
 
 
 @pytest.mark.parametrize(
@@ -346,12 +356,12 @@ def test_roles_stand_for_their_components(tmp_path: Path) -> None:
         ("mlp[5:]", UnknownComponent, "picks none"),
         ("mlp[a:]", BadAddress, "no slice"),
         ("attn[::0]", BadAddress, "no slice"),
-        ("msa", BadAddress, "layers of a kind as attn\\[:20\\]"),
+        ("msa", BadAddress, "layers of a kind as attn\\[:20\\].*role\\('NAME'\\)"),
         ("other:L2.H1", UnknownRun, "ask store.run\\('other'\\)"),
         ("L1.N5", BadAblation, "only that of its whole layer, L1.MLP"),
         ("T4", BadAblation, "image.heatmap"),
         (7, BadAddress, "names no component"),
-        ("L0.H1", HeadNotStored, "--heads 0,1,2"),
+        ("L0.H1", HeadNotStored, "--run NEW_NAME --heads 0,1,2"),
         (["cls-token", "L1.H0"], HeadTokensNotStored, "--head-tokens 1,2"),
         (["cls-token", "attn[:1]"], HeadTokensNotStored, "in layer 0"),
     ],

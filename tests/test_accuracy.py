@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from shutil import copytree
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -269,6 +270,29 @@ def test_the_tables_are_one_call(world: RunView) -> None:
     assert lost < 0.05, f"all MLPs cost {lost:.3f} of background accuracy"
     own = world.ablation_table(made, sets, label="background")
     assert list(own["ablation"]) == list(sets)
-    assert json.loads(own.arrow().to_pandas().to_json())["components"]["2"] == "CLS"
+    assert json.loads(own.arrow().to_pandas().to_json())["components"]["2"] == "cls-token"
+    listed = world.ablation_table(made, ["mlp", ["cls-token", "mlp[:2]"]], label="background")
+    assert list(listed["ablation"]) == ["mlp", "cls-token, mlp[:2]"]
+    assert list(listed["components"]) == list(listed["ablation"])
+    assert listed["accuracy"][0] == own["accuracy"][1]
     with pytest.raises(BadQuestion, match="names no ablation"):
         world.ablation_table(made, {})
+
+
+def test_an_ablation_is_told_as_it_was_asked_for(world: RunView) -> None:
+    made = world.classifier(BACKGROUNDS, "an object on {}")
+    kinds = world.accuracy(made, label="background", ablate=["mlp", "L7.ATTN"])
+    assert "ablated to their means: mlp, L7.ATTN\n" in f"{kinds}\n"
+    assert kinds.ablated[0] == "L0.MLP"
+    head = world.accuracy(made, label="background", ablate="L7.H0", draws=1)
+    assert "best of 1 draw of 1 random head:" in str(head)
+    one = world.accuracy(made, label="background", where="row = 3")
+    assert "of 1 image, " in str(one)
+
+
+@pytest.mark.parametrize("given", [["circle", "star"], "circle", None])
+def test_what_is_no_classifier_is_named(world: RunView, given: Any) -> None:
+    asks = (world.accuracy, world.ablation_table, world.ablation_curve, world.reconstruction)
+    for ask in (*asks, lambda c: world.spurious_heads(c, by="background")):
+        with pytest.raises(BadQuestion, match=r"is no classifier; make one with clip\.classifier"):
+            ask(given)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,21 +13,19 @@ from commands import invoke
 from fabricated_store import fabricate
 
 from lensbase.api import Result, Role, Store, open_store, role
-from lensbase.api.annotations import write_annotation
-from lensbase.api.copying import copy_store
-from lensbase.api.maintenance import compact, drop_run, rollback
-from lensbase.schema.derived import derived_results
 from lensbase.schema.errors import (
     AmbiguousRun,
     AnnotationNotKept,
     BadAddress,
     BadName,
     BadQuestion,
+    LensbaseError,
     UnknownComponent,
     UnknownRole,
     UnknownRun,
 )
 from lensbase.schema.layout import Layout
+from lensbase.schema.role_files import write_annotation
 
 COLUMNS = ["run", "component", "layer", "head", "role", "source", "note", "created_at"]
 
@@ -154,7 +152,8 @@ def test_in_a_store_of_several_runs_the_run_is_named(tmp_path: Path) -> None:
         ("head 3", "color", BadAddress, "not a component's address"),
         ("L2.H1", "Geo Location", BadName, "cannot name a role.*such as 'geo-location'"),
         ([], "color", BadQuestion, "no component"),
-        (7, "color", BadQuestion, "7 names no component"),
+        (7, "color", BadAddress, "7 names no component"),
+        ("attn[-1:]", "color", BadAddress, "which only ablate= takes"),
     ],
 )
 def test_what_cannot_be_annotated(
@@ -164,6 +163,46 @@ def test_what_cannot_be_annotated(
         with pytest.raises(error, match=message):
             store.annotate(components, role=name)
         assert len(store.annotations) == 0
+
+
+@pytest.mark.parametrize(
+    ("said", "error"),
+    [
+        ({"role": 3}, BadName),
+        ({"role": Role("color")}, BadName),
+        ({"role": "\ud800"}, BadName),
+        ({"role": b"color"}, BadName),
+        ({"note": 3}, BadQuestion),
+        ({"note": "a\ud800"}, BadQuestion),
+        ({"source": None}, BadQuestion),
+        ({"source": 3}, BadQuestion),
+        ({"source": "\udcff"}, BadQuestion),
+        ({"components": "L2.H1\ud800"}, BadAddress),
+        ({"components": "\ud800:L2.H1"}, LensbaseError),
+    ],
+)
+def test_what_cannot_be_said(path: Path, said: dict[str, Any], error: type[Exception]) -> None:
+    asked: dict[str, Any] = {"components": "L2.H1", "role": "color"} | said
+    with open_store(path) as store:
+        with pytest.raises(error) as raised:
+            store.annotate(asked.pop("components"), **asked)
+        str(raised.value).encode()
+        assert len(store.annotations) == 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["L2.H1", "--role", "\udcff"],
+        ["L2.H1", "--role", "color", "--note", "\udcff"],
+        ["L2.H1", "--role", "color", "--source", "\udcff"],
+        ["L2.H\udcff", "--role", "color"],
+    ],
+)
+def test_broken_bytes_on_the_command_line_are_named(path: Path, arguments: list[str]) -> None:
+    refused = invoke("annotate", path, *arguments)
+    assert isinstance(refused.exception, SystemExit)
+    assert "\\udcff" in refused.stderr
 
 
 def test_where_it_cannot_be_kept_it_is_refused(path: Path) -> None:
@@ -178,95 +217,6 @@ def test_where_it_cannot_be_kept_it_is_refused(path: Path) -> None:
 # Keeping
 
 
-def test_annotations_outlive_compacting_and_rollback(path: Path) -> None:
-    with open_store(path) as store:
-        store.annotate(["L2.H1", "L1.H1"], role="color")
-        store.annotate("L1.H1", role=None)
-        store.annotate("L1.H0", role="shape", note="of one")
-        kept = store.annotations.rows()
-    done = compact(path)
-    assert done.taken_in["annotation"] == 3
-    assert derived_results(Layout(path), "annotation") == []
-    with open_store(path) as store:
-        assert store.generation == done.generation
-        assert store.annotations.rows() == kept
-        store.annotate("L2.H0", role="texture")
-        kept = store.annotations.rows()
-        assert len(kept) == 3
-    rollback(path)
-    with open_store(path) as store:
-        assert store.annotations.rows() == kept
-    compact(path)
-    with open_store(path) as store:
-        assert store.annotations.rows() == kept
-
-
-def test_annotations_are_copied(world_store: Path, tmp_path: Path) -> None:
-    path, taken_in, beside = (tmp_path / name for name in ("a.lens", "b.lens", "c.lens"))
-    shutil.copytree(world_store, path, symlinks=True)
-    with open_store(path) as store:
-        store.annotate("L5.H1", role="color")
-        kept = store.annotations.rows()
-    copy_store(path, beside, where="image_id < 40", without=["thumbnail"])
-    compact(path)
-    copy_store(path, taken_in)
-    for copy in (beside, taken_in):
-        with open_store(copy) as store:
-            assert store.annotations.rows() == kept
-
-
-def test_a_reader_keeps_what_it_saw_while_the_store_is_compacted(path: Path) -> None:
-    with open_store(path) as store:
-        store.annotate("L2.H1", role="color")
-        assert roles(store) == {"L2.H1": "color"}
-        compact(path)
-        assert roles(store) == {"L2.H1": "color"}
-
-
-def test_a_role_taken_away_stays_away_if_a_file_is_left_over(path: Path) -> None:
-    with open_store(path) as store:
-        store.annotate("L2.H1", role="color")
-        (left,) = derived_results(Layout(path), "annotation")
-        content = left.path.read_bytes()
-        store.annotate("L2.H1", role=None)
-    compact(path)
-    left.path.write_bytes(content)  # as if killed before it was removed
-    with open_store(path) as store:
-        assert len(store.annotations) == 0
-    compact(path)
-    with open_store(path) as store:
-        assert len(store.annotations) == 0
-
-
-def test_annotations_of_a_dropped_run_go_with_it(tmp_path: Path) -> None:
-    path = tmp_path / "s.lens"
-    fabricate(path, runs=("one", "two"))
-    with open_store(path) as store:
-        store.annotate("L2.H1", role="color", run="one")
-        store.annotate("L2.H0", role="color", run="two")
-    compact(path)
-    with open_store(path) as store:
-        store.annotate("L1.H1", role="shape", run="one")
-    drop_run(path, "one")
-    with open_store(path) as store:
-        assert [row["run"] for row in store.annotations] == ["two"]
-    # A generation with the run is still there to go back to.
-    assert compact(path).dropped == 0
-    rollback(path)
-    with open_store(path) as store:
-        assert len(store.annotations) == 3
-    drop_run(path, "one")
-    for _ in range(2):
-        rollback(path)
-        drop_run(path, "one")
-    compact(path)
-    with open_store(path) as store:
-        assert [row["run"] for row in store.annotations] == ["two"]
-
-
-# Command line
-
-
 def test_commands_annotate_list_and_compact(path: Path) -> None:
     done = invoke("annotate", path, "L2.H1", "L1.H0", "--role", "color", "--note", "mine")
     assert (done.exit_code, done.stdout) == (0, "L2.H1, L1.H0: annotated as color.\n")
@@ -275,7 +225,8 @@ def test_commands_annotate_list_and_compact(path: Path) -> None:
         ("L1.H0", "mine"),
         ("L2.H1", "mine"),
     ]
-    assert invoke("annotate", path, "L2.H1", "--remove").stdout == "L2.H1: have no role now.\n"
+    gone = invoke("annotate", path, "L2.H1", "--remove").stdout
+    assert gone == "L2.H1: has no role now (was color).\n"
     assert "Took 0 TEXTSPANs and 2 annotations" in invoke("compact", path).stdout
     with open_store(path) as store:
         assert roles(store) == {"L1.H0": "color"}

@@ -178,8 +178,11 @@ def test_copy_drop_and_rollback(world_store: Path, tmp_path: Path) -> None:
 def test_columns_are_added(world_store: Path, tmp_path: Path) -> None:
     path, table = tmp_path / "more.lens", tmp_path / "more.csv"
     shutil.copytree(world_store, path, symlinks=True)
-    table.write_text("key,mood\nimages/00003.png,good\n", encoding="utf-8")
-    assert "1 images" in good("columns", "add", path, table)
+    table.write_text("key,mood\nimages/00003.png,good\nnope.png,bad\n", encoding="utf-8")
+    told = good("columns", "add", path, table)
+    assert "Added columns to 1 image;" in told
+    assert "1 row found no image: nope.png" in told
+    assert "149 images of the store got no row" in told
     query = "SELECT key FROM images WHERE mood = 'good'"
     assert json.loads(good("sql", path, query, "--json")) == [{"key": "images/00003.png"}]
 

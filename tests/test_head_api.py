@@ -100,7 +100,7 @@ def test_factors_are_what_is_stored(head: HeadView, truth: Truth) -> None:
 def test_heads_are_found_by_address(made: tuple[Store, Truth]) -> None:
     clip = made[0].run()
     assert repr(clip.head("world-demo:l2.h1")) == "head L2.H1 of run 'world-demo'"
-    with pytest.raises(HeadNotStored, match=r"layers 1, 2.*--heads 0,1,2"):
+    with pytest.raises(HeadNotStored, match=r"layers 1, 2.*--run NEW_NAME --heads 0,1,2"):
         clip.head("L0.H1")
     for absent in ("L3.H0", "L2.H2"):
         with pytest.raises(UnknownComponent, match="0 to 2 and its heads 0 to 1"):
@@ -194,8 +194,10 @@ def test_textspan_refuses_what_makes_no_sense(head: HeadView) -> None:
     for options in ({"m": 0}, {"m": -3}, {"score": "best"}):
         with pytest.raises(BadQuestion):
             head.textspan(**options)  # type: ignore[arg-type]
-    with pytest.raises(UnknownPool, match="general, words"):
+    with pytest.raises(UnknownPool, match=r"general, words.*--name nouns` .*--words .*--random"):
         head.textspan("nouns")
+    with pytest.raises(BadQuestion, match=r"lensbase pool add .* nouns\.txt --name NAME"):
+        head.textspan(Path("nouns.txt"))  # type: ignore[arg-type]
     with pytest.raises(BadSelection, match="empty"):
         head.textspan(where="label = 'neither'")
 

@@ -156,7 +156,7 @@ def test_any_mean_map_can_be_taken_away(
         np.testing.assert_allclose(found.values, wanted, rtol=1e-4, atol=1e-5)
     with pytest.raises(UnknownPool, match="'nope'"):
         image.heatmap("sand", debias="nope")
-    with pytest.raises(BadQuestion, match="False takes no mean"):
+    with pytest.raises(BadQuestion, match=r"debias=\[\] names no texts"):
         image.heatmap("sand", debias=[])
     with pytest.raises(ClassifierMismatch):
         image.heatmap("sand", debias=replace(classes, weights_sha256="0" * 64))
@@ -261,15 +261,31 @@ def test_a_heatmap_is_a_picture_over_the_crop(image: ImageView, tmp_path: Path) 
         heatmap.picture(colors="nope")
 
 
+def test_a_grid_is_saved_like_a_heatmap(image: ImageView, tmp_path: Path) -> None:
+    grid = image.heatmaps(["sand", "water"], heads="L2.H1")
+    for suffix in ("png", "webp", "jpg"):
+        path = grid.save(tmp_path / f"grid.{suffix}")
+        assert Image.open(path).size == Image.open(BytesIO(grid.png())).size
+    np.testing.assert_array_equal(np.load(grid.save(tmp_path / "grid.npy")), grid.values)
+    with pytest.raises(BadQuestion, match=r"\.png"):
+        grid.save(tmp_path / "grid.txt")
+
+
 def test_what_was_not_kept_is_named(made: tuple[Store, Truth], image: ImageView) -> None:
-    with pytest.raises(HeadTokensNotStored, match=r"in layer 2, not in layer 1.*--head-tokens 1,2"):
+    with pytest.raises(
+        HeadTokensNotStored, match=r"in layer 2, not in layer 1.*--run NEW_NAME --head-tokens 1,2"
+    ):
         image.heatmap("sand", head="L1.H0")
     with pytest.raises(UnknownComponent):
         image.heatmap("sand", head="L9.H0")
     with pytest.raises(TextNotStored):
         image.heatmap("never seen")
-    with pytest.raises(TextNotStored):
-        image.heatmap("top")  # without a head it is a text like any other
+    for ask in (lambda: image.heatmap("top"), image.heatmaps):
+        with pytest.raises(BadQuestion, match=r"'top'.* need head= \(or heads="):
+            ask()
+    for ask in (image.heatmap, image.segment):
+        with pytest.raises(BadQuestion, match=r"relative_to=.* is no text"):
+            ask("sand", relative_to=["water"])  # type: ignore[arg-type]
 
 
 def test_a_lean_run_has_no_heatmaps_and_no_pictures(tmp_path: Path) -> None:

@@ -83,8 +83,10 @@ def test_other_settings_are_refused_by_name(scenes: Path, world_store: Path) -> 
         ingest_scenes(scenes, world_store, tokens=False)
     with pytest.raises(RunMismatch, match="150 images, now 10 other"):
         ingest_scenes(scenes, world_store, limit=10)
-    with pytest.raises(RunMismatch, match="batch_size 20, now 21"):
+    with pytest.raises(RunMismatch, match="--batch-size 20, now 21"):
         ingest_scenes(scenes, world_store, batch_size=21)
+    with pytest.raises(RunMismatch, match="--heads 0,1,2,3,4,5,6,7, now 6,7"):
+        ingest_scenes(scenes, world_store, heads="last:2")
 
 
 def test_parts_make_the_same_bytes(scenes: Path, world_store: Path, tmp_path: Path) -> None:

@@ -9,12 +9,15 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from commands import invoke
 from world_store import ingest_scenes, store_bytes
 
 from lensbase.api import open_store
-from lensbase.api.maintenance import add_columns, drop_run, rollback
+from lensbase.api.maintenance import ColumnsAdded, add_columns, drop_run, rollback, upgrade
 from lensbase.api.verify import verify
+from lensbase.schema.catalog import current_generation
 from lensbase.schema.errors import BadColumns, UnknownRun
+from lensbase.schema.layout import Layout
 
 
 @pytest.fixture
@@ -62,8 +65,9 @@ def test_columns_that_come_later(store: Path) -> None:
     with open_store(store) as opened:
         keys = [row["key"] for row in opened.run().images.rows()]
     frame = pd.DataFrame({"key": keys[:3], "label": ["x", "y", "z"], "rating": [1, 2, 3]})
-    assert add_columns(store, frame) == 3
-    assert add_columns(store, pa.table({"key": keys[2:4], "rating": [30, 40]})) == 2
+    assert add_columns(store, frame) == ColumnsAdded(3, len(keys) - 3, [])
+    more = {"key": [*keys[2:4], "nope.png"], "rating": [30, 40, 50]}
+    assert add_columns(store, pa.table(more)) == ColumnsAdded(2, len(keys) - 2, ["nope.png"])
     with open_store(store) as opened:
         found = opened.sql(
             "SELECT label, rating, background FROM images ORDER BY image_id LIMIT 5"
@@ -94,5 +98,14 @@ def test_columns_that_do_not_fit_change_nothing(
 
 
 def test_columns_naming_an_image_twice_change_nothing(store: Path) -> None:
-    with pytest.raises(BadColumns, match="more than once"):
+    with pytest.raises(BadColumns, match="name an image again"):
         add_columns(store, pa.table({"image_id": [1, 1], "rating": [1, 2]}), on="image_id")
+    with pytest.raises(BadColumns, match="--on takes key or image_id, not 'file'; rename"):
+        add_columns(store, pa.table({"file": ["a"], "rating": [1]}), on="file")
+
+
+def test_what_is_up_to_date_is_not_published_again(store: Path) -> None:
+    before = current_generation(Layout(store))
+    assert upgrade(store) == before
+    assert "already; nothing to change" in invoke("upgrade", store).stdout
+    assert current_generation(Layout(store)) == before

@@ -19,7 +19,10 @@ from lensbase.api.pools import add_pool
 from lensbase.ingest.job import ingest
 from lensbase.ingest.models import load_model
 from lensbase.ingest.pools import TextPool
+from lensbase.schema.catalog import current_generation
 from lensbase.schema.errors import BadName, BadPool, ExtraMissing, UnknownRun, WeightsNotFound
+from lensbase.schema.layout import Layout
+from lensbase.schema.snapshot import read_pool_vectors
 
 TEXTS = ["a green star", "three shapes", "sand", "a photo of a striped shape"]
 
@@ -47,11 +50,15 @@ def test_texts_are_embedded_and_explain_heads(store: Path) -> None:
         assert opened.runs[0]["default_pool"] == POOL.name, "the first pool stays the default"
 
 
-def test_the_same_again_changes_no_file(store: Path) -> None:
-    add_pool(store, TEXTS, name="general")
-    before = store_bytes(store)
-    add_pool(store, TEXTS, name="general")
+def test_the_same_again_changes_no_file_and_publishes_nothing(store: Path) -> None:
+    assert add_pool(store, TEXTS, name="general").published
+    before, generation = store_bytes(store), current_generation(Layout(store))
+    assert not add_pool(store, TEXTS, name="general").published
     assert store_bytes(store) == before
+    add_pool(store, random=1, name="random")
+    again = invoke("pool", "add", store, "--random", 1, "--name", "random")
+    assert again.stdout == "Pool random: 1 random vector for world; nothing to change.\n"
+    assert current_generation(Layout(store)) == generation + 1
 
 
 def test_a_name_that_stands_for_other_texts_is_refused_unharmed(store: Path, scenes: Path) -> None:
@@ -126,11 +133,12 @@ def test_random_vectors_are_standard_normal_and_need_no_model(tmp_path: Path) ->
         "pool", "add", root, "--random", 500, "--seed", 3, "--name", "random", program=WITHOUT_TORCH
     )
     assert called.returncode == 0, called.stderr
-    assert called.stdout == "Pool random: 500 texts, embedded by fabricated.\n"
+    assert called.stdout == "Pool random: 500 random vectors for fabricated.\n"
     with open_store(root) as opened:
         run = opened.run()
         names = [f"vector {number}" for number in range(500)]
-        found = run.encode_text(names).values
+        sha256 = opened.models[0]["weights_sha256"]
+        found = read_pool_vectors(Layout(root), "random", sha256)
         drawn = np.random.Generator(np.random.PCG64(3)).standard_normal((500, 16))
         assert np.array_equal(found, drawn.astype(np.float32))
         assert opened.runs[0]["default_pool"] == before

@@ -56,6 +56,14 @@ def shapes(store: Store) -> Classifier:
     return store.run().classifier(list(SHAPES))
 
 
+def vectors_of(clip: RunView, pool: str, texts: list[str]) -> F64:
+    """Of a random pool the vectors that its texts number, of any other the texts' embeddings."""
+    if pool != "random":
+        return clip.encode_text(texts).values.astype(np.float64)
+    stored = clip._run.texts.pool(pool).vectors  # pyright: ignore[reportPrivateUsage]
+    return stored[[int(text.removeprefix("vector ")) for text in texts]].astype(np.float64)
+
+
 def literal_accuracies(
     clip: RunView, classifier: Classifier, pool: str | None, ms: tuple[int, ...]
 ) -> list[float]:
@@ -78,7 +86,7 @@ def literal_accuracies(
                     total += c
                     continue
                 texts = head.textspan(pool, m)["text"]
-                seen = np.float64(clip.encode_text(list(texts)).values)
+                seen = vectors_of(clip, pool, list(texts))
                 basis = head_span(head._run.basis(head._head)).directions
                 seen = seen @ basis.T @ basis
                 onto = seen.T @ np.linalg.pinv(seen.T)  # the projection on the span of the texts
@@ -123,7 +131,12 @@ def test_all_texts_of_a_head_give_it_back(store: Store, shapes: Classifier) -> N
     late = rows["late heads", None]
     assert rows["world", 60] == rows["random", 60] == late
     assert rows["world", 1] < late, f"{rows['world', 1]} with one text a head, {late} with all"
-    assert found.note == "some heads have no more texts than 19 of world, 19 of random"
+    ends = "some heads have no more texts than 19 of world, 19 of random"
+    assert found.note == f"the late heads are those of layers 4 to 7; {ends}"
+    one = clip.reconstruction(shapes, ms=1, label="shape")
+    assert list(one["m"][2:]) == [1]
+    late_heads = "the late heads are those of layers 4 to 7"
+    assert one.note == f"{late_heads}, the texts those of the default pool 'few'"
 
 
 def test_images_choose_whom_accuracy_is_over(store: Store, shapes: Classifier) -> None:
@@ -170,6 +183,7 @@ def test_wrong_questions_are_named_errors(store: Store, shapes: Classifier) -> N
             {"ms": [0, 5]},
             {"pools": {"full model": "world"}},
             {"layers": []},
+            {"ms": ["ten"]},
         ],
         UnknownPool: [{"pools": "nouns"}, {"pools": ["world", "nouns"]}],
         UnknownColumn: [{"label": "species"}],
@@ -179,6 +193,10 @@ def test_wrong_questions_are_named_errors(store: Store, shapes: Classifier) -> N
         for question in questions:
             with pytest.raises(error):
                 clip.reconstruction(shapes, **({"label": "shape"} | question))
+    with pytest.raises(UnknownPool, match=r"for a list of texts, give {'mine': "):
+        clip.reconstruction(shapes, pools=["red", "blue"], label="shape")
+    with pytest.raises(BadQuestion, match=r"make one with clip\.classifier"):
+        clip.reconstruction(["circle"], label="shape")
     with pytest.raises((HeadNotStored, KeyError)):
         clip.reconstruction(shapes, layers=[9], label="shape")
     narrow = replace(shapes, weights=shapes.weights[:, :-1])

@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from fabricated_store import fabricate, lean
 from literal_segmentation import literal_precision, literal_upsample
@@ -15,6 +17,7 @@ from PIL import Image
 from world_store import ingest_scenes
 
 from lensbase.api import Store, open_store, segmentation_scores
+from lensbase.api.maintenance import add_columns
 from lensbase.api.run import RunView
 from lensbase.ingest.world.masks import SEVERAL, pick_objects, write_masks
 from lensbase.ingest.world.render import render
@@ -161,6 +164,27 @@ def test_the_protocol_is_the_published_one(clip: RunView, masks: dict[str, np.nd
     assert found.map == pytest.approx(np.mean(precisions), abs=1e-5)
 
 
+def test_images_without_a_label_are_passed_over(
+    folder: Path, masks: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    """Two of twelve lose their label: the scores are those of the other ten."""
+    copytree(folder / "s.lens", tmp_path / "s.lens", symlinks=True)
+    keys = list(masks)
+    add_columns(tmp_path / "s.lens", pa.table({"key": [keys[1], keys[4]], "label": [None, None]}))
+    with open_store(tmp_path / "s.lens") as store:
+        clip, ids = store.run(), list(range(12))
+        ten = [one for one in ids if one not in (1, 4)]
+        ask: dict[str, Any] = {"templates": "{}", "classes": sorted(set(clip.images["label"][ten]))}
+        wanted = clip.evaluate_segmentation(masks, images=ten, **ask)
+        labeled = {key: masks[key] for key in keys if key not in (keys[1], keys[4])}
+        for given in (masks, labeled, np.array([masks[key] for key in keys[:12]])):
+            found = clip.evaluate_segmentation(given, images=ids, **ask)
+            assert found.images.rows() == wanted.images.rows()
+            assert found.note == "2 images without a value in column 'label' were passed over"
+            assert found.note in repr(found)
+        assert wanted.note is None
+
+
 def test_a_threshold_may_be_a_number(clip: RunView, folder: Path) -> None:
     strict = clip.evaluate_segmentation(folder / "masks", templates="{}", threshold=0.5)
     loose = clip.evaluate_segmentation(folder / "masks", templates="{}", threshold=0.0)
@@ -272,10 +296,11 @@ def test_questions_that_make_no_sense_are_refused(clip: RunView, folder: Path) -
         clip.evaluate_segmentation(masks, classes=["circle"])
     with pytest.raises(BadSelection):
         clip.evaluate_segmentation(masks, where="objects > 9")
+    for classes in (None, ["circle"]):
+        with pytest.raises(BadSelection, match="none of the 150 images has a value in column"):
+            clip.evaluate_segmentation(masks, label="subgroup", classes=classes)
     with pytest.raises(BadClasses):
-        clip.evaluate_segmentation(masks, label="subgroup")  # which no image has
-    with pytest.raises(UnknownLabel, match="subgroup IS NOT NULL"):
-        clip.evaluate_segmentation(masks, label="subgroup", classes=["circle"])
+        clip.evaluate_segmentation(masks, label="subgroup", target="predicted")
     made = clip.classifier(["circle", "square"])
     with pytest.raises(BadQuestion, match="not both"):
         clip.evaluate_segmentation(masks, classes=made, templates="{}", target="predicted")

@@ -98,6 +98,14 @@ def test_scores_are_those_of_the_formula_image_by_image(
         error = np.abs(found[name] / expected[order] - 1).max()
         assert error < 1e-5, f"{name}: relative error {error:.1e}"
     np.testing.assert_allclose(found["cumulative"], np.cumsum(effect[order]), rtol=1e-5)
+    told = f"by what 'weather' does to the logits of {len(rows)} images through each of the heads"
+    assert found.note is not None
+    assert found.note.startswith(f"{told} of layers 1, 2, which this run kept")
+    with open_store(path) as store:
+        several = ["weather", "subgroup"]
+        both = store.run().spurious_heads(classifier, several, k=4, where=where).note
+    assert both is not None
+    assert both.startswith("by what 'weather' and 'subgroup' do to the logits of")
 
 
 @given(st.integers(0, 10_000), st.integers(2, 4), st.integers(2, 4), st.integers(2, 9))

@@ -104,7 +104,7 @@ def test_cards_and_views(store: Store) -> None:
     assert card.facts["images"] == "70"
     assert "70, 2 of them rejected" in str(store.run())
     assert "<th>images</th>" in store._repr_html_()
-    assert "generation 2, 1 runs" in repr(store)
+    assert "generation 2, 1 run" in repr(store)
     assert store.models["layers"].tolist() == [3]
     assert store.runs["rejected"].tolist() == [2]
     assert store.pools["texts"].tolist() == [len(TEXTS), len(MORE_TEXTS)]

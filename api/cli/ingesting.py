@@ -13,6 +13,7 @@ from ...schema.components import slug
 from ...schema.errors import BadPart
 from .. import ingesting
 from ..finalizing import finalize_run
+from ..printing import counted
 from ..store import open_store
 from .bar import image_bar
 from .options import Run, Store
@@ -136,12 +137,13 @@ def _closing(store: Path, run: str) -> str:
         heads = opened.run(run).heads
         several = f" --run {run}" if len(opened.runs) > 1 else ""
     rejected = f"{facts['rejected']:,} rejected" if facts["rejected"] else "none rejected"
+    images = counted(facts["images"], "image")
     if facts["status"] != "complete":
         return (
-            f"Run {run}: {facts['committed'] or 0:,} of {facts['images']:,} images, {rejected}.\n"
+            f"Run {run}: {facts['committed'] or 0:,} of {images}, {rejected}.\n"
             f"Next: the other parts; lensbase info {place} --watch shows how far they are."
         )
-    lines = [f"Run {run}: {facts['images']:,} images, {rejected}, complete."]
+    lines = [f"Run {run}: {images}, {rejected}, complete."]
     if facts["rejected"]:
         query = f"SELECT key, reason FROM images WHERE run = '{run}' AND status = 'rejected'"
         lines.append(f'Why: lensbase sql {place} "{query}"')

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ..printing import counted
 from ..store import open_store
 from .options import Csv, Json, Store
 from .rows import print_rows
@@ -36,7 +37,12 @@ def add(
     added = add_pool(store, file, name=name, words=words, random=random, seed=seed)
     for model, reason in added.skipped.items():
         typer.echo(f"Not embedded by {model}: {reason}.", err=True)
-    typer.echo(f"Pool {added.name}: {added.texts:,} texts, embedded by {', '.join(added.models)}.")
+    models = ", ".join(added.models)
+    if random is not None:
+        what = f"{counted(added.texts, 'random vector')} for {models}"
+    else:
+        what = f"{counted(added.texts, 'text')}, embedded by {models}"
+    typer.echo(f"Pool {added.name}: {what}{'' if added.published else '; nothing to change'}.")
 
 
 @pools.command("list")

@@ -6,7 +6,9 @@ from typing import Annotated
 
 import typer
 
+from ...schema.components import split_run
 from ...schema.errors import BadQuestion
+from ..printing import counted
 from ..store import open_store
 from .options import Csv, Json, Run, Store
 from .rows import print_rows
@@ -29,10 +31,19 @@ def annotate(
     if (role is None) != remove:
         msg = "give either --role NAME, or --remove to take the role away."
         raise BadQuestion(msg)
+    run = run or next(filter(None, (split_run(one)[0] for one in components)), None)
     with open_store(store) as opened:
-        named = opened.annotate(components, role, run=run, note=note, source=source)
-    how = "have no role now" if remove else f"annotated as {role}"
-    typer.echo(f"{', '.join(named)}: {how}.")
+        name = opened.run(run).name
+        had = {row["component"]: row["role"] for row in opened.annotations if row["run"] == name}
+        named = opened.annotate(components, role, run=name, note=note, source=source)
+    one = len(named) == 1
+    none = "has no role now" if one else "have no role now"
+    how = none if remove else f"annotated as {role}"
+    old = [(address, had[address]) for address in named if had.get(address, role) != role]
+    was = ", ".join(
+        f"was {before}" if one else f"{address} was {before}" for address, before in old
+    )
+    typer.echo(f"{', '.join(named)}: {how}{was and f' ({was})'}.")
 
 
 def list_annotations(store: Store, as_json: Json = False, as_csv: Csv = False) -> None:
@@ -48,6 +59,7 @@ def compact(store: Store) -> None:
     done = compact_store(store)
     texts, roles = (done.taken_in.get(table, 0) for table in ("head_text", "annotation"))
     typer.echo(
-        f"Took {texts:,} TEXTSPANs and {roles:,} annotations into generation {done.generation} "
-        f"of {store}; dropped {done.dropped:,} results of runs that are gone."
+        f"Took {counted(texts, 'TEXTSPAN')} and {counted(roles, 'annotation')} into generation "
+        f"{done.generation} of {store}; dropped {counted(done.dropped, 'result')} of runs that are "
+        "gone."
     )

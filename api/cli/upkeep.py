@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from ..printing import counted
 from ..result import Result
 from ..store import open_store
 from .options import Csv, Json, Store
@@ -20,6 +21,7 @@ runs = typer.Typer(help="Runs: one model over one data set.")
 columns = typer.Typer(help="Columns of the images, such as labels that came later.")
 
 _FOUND_PROBLEMS = 1
+_NAMED = 5
 
 
 def verify(
@@ -48,7 +50,7 @@ def verify(
         typer.echo(str(report))
     if forget and not report.ok:
         taken = forget_damaged(store, report)
-        typer.echo(f"Took {len(taken)} damaged segments out of {store}.", err=True)
+        typer.echo(f"Took {counted(len(taken), 'damaged segment')} out of {store}.", err=True)
     if not report.ok:
         raise typer.Exit(_FOUND_PROBLEMS)
 
@@ -94,10 +96,16 @@ def rollback(
 
 def upgrade(store: Store) -> None:
     """Publish a store of an older format in this one's."""
+    from ...schema.catalog import current_generation
+    from ...schema.layout import Layout
     from ..maintenance import upgrade as upgrade_store
 
+    before = current_generation(Layout(store))
     number = upgrade_store(store)
-    typer.echo(f"{store} is in today's format, published as generation {number}.")
+    if number == before:
+        typer.echo(f"{store} is in today's format already; nothing to change.")
+    else:
+        typer.echo(f"{store} is in today's format, published as generation {number}.")
 
 
 @runs.command("list")
@@ -129,8 +137,13 @@ def add(
     """Add columns to the images of a store."""
     from ..maintenance import add_columns
 
-    images = add_columns(store, file, on=on)
-    typer.echo(f"Added columns to {images:,} images; the view `images` shows them.")
+    added = add_columns(store, file, on=on)
+    typer.echo(f"Added columns to {counted(added.images, 'image')}; the view `images` shows them.")
+    if added.unmatched:
+        first = ", ".join(added.unmatched[:_NAMED]) + ", ..." * (len(added.unmatched) > _NAMED)
+        typer.echo(f"{counted(len(added.unmatched), 'row')} found no image: {first}")
+    if added.without:
+        typer.echo(f"{counted(added.without, 'image')} of the store got no row.")
 
 
 @columns.callback()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import typer
 
+from ..printing import counted
 from ..progress import RunProgress, run_progress
 
 _EVERY = 1.0  # seconds
@@ -36,8 +37,9 @@ def watch_runs(store: Path, run: str | None) -> None:
 def progress_line(progress: RunProgress, *, now: float | None = None) -> str:
     """One run's progress in one line; `now` adds how long ago the last segment was committed."""
     share = progress.committed / progress.images if progress.images else 1.0
+    images = counted(progress.images, "image")
     parts = [
-        f"{progress.run}: {progress.committed:,} of {progress.images:,} images ({share:.0%})",
+        f"{progress.run}: {progress.committed:,} of {images} ({share:.0%})",
         f"{progress.segments_committed} of {progress.segments} segments",
     ]
     if progress.complete:
