@@ -95,6 +95,8 @@ def ingest(
     Raises `RunBusy` while another process writes the run, `RunMismatch` where it was begun with
     other settings (or exists, with `resume=False`), and what models and sources raise.
     """
+    # What needs no model is refused before one is loaded.
+    storage, segment_rows = _storage(storage), _segment_rows(segment_rows)
     source = open_source(images, limit=limit, where=where)
     table = source.table()
     device = choose_device(devices)
@@ -119,8 +121,8 @@ def ingest(
         device=device.split(":")[0],
         batch_size=batch_size or 0,
         threads=threads or 0,
-        segment_rows=_segment_rows(segment_rows),
-        storage=_storage(storage),
+        segment_rows=segment_rows,
+        storage=storage,
     )
     request = Request(
         run=check_name(name, kind="run"),

@@ -183,3 +183,11 @@ def test_16_bit_pictures_and_others_are_taken(tmp_path: Path) -> None:
     Image.new("L", (60, 80), 99).save(folder / "b.png")
     result = invoke("ingest", tmp_path / "s.lens", folder, "--model", "world", "--workers", "0")
     assert "2 images, none rejected, complete" in result.stdout, result.output
+
+
+def test_a_wrong_option_leaves_no_store(scenes: Path, tmp_path: Path) -> None:
+    for option, value in (("--storage", "float8"), ("--segment-rows", "17")):
+        done = invoke(*command(scenes, tmp_path / "s.lens", option, value))
+        assert done.exit_code == 2
+        assert value in done.stderr
+        assert not (tmp_path / "s.lens").exists()
