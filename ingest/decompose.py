@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from torch import Tensor, nn
 
+    from .second_order import Trace
     from .tower import Block, Norm, Tower
 
 
@@ -100,8 +101,11 @@ class Decomposer:
         self._out_bias = (torch.stack([_out_bias(b) for b in tower.blocks]) @ scaled).sum(0).float()
 
     @torch.inference_mode()
-    def __call__(self, images: Tensor) -> Decomposition:
-        """Decompose images [B, 3, height, width] as the model's preprocessing gives them."""
+    def __call__(self, images: Tensor, trace: Trace | None = None) -> Decomposition:
+        """Decompose images [B, 3, height, width] as the model's preprocessing gives them.
+
+        A `trace` is shown the neurons on the way (`SecondOrder.trace`).
+        """
         tower, kept = self._tower, self.kept
         x = tower.embed(images.to(self._dtype)).contiguous()
         batch, tokens, width = x.shape
@@ -119,13 +123,16 @@ class Decomposer:
         token_values = terms.new_empty((batch, len(token_layers), tokens, *heads))
         for layer, block in enumerate(tower.blocks):
             last = layer == len(tower.blocks) - 1
-            query, key, value = self._query_key_value(x, block, class_query_only=last)
+            normed, mean, rstd = _normalize_with_statistics(x, block.norm_1)
+            query, key, value = self._query_key_value(normed, block, class_query_only=last)
             mixed = F.scaled_dot_product_attention(
                 query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
             ).transpose(1, 2)
             if layer in head_layers:
                 values[:, head_layers.index(layer)] = mixed[:, 0]
             weight = _class_token_attention(query[:, 0], key)
+            if trace is not None:
+                trace.attention(layer, weight, mean=mean, rstd=rstd)
             self._attend(attended, weight, value, layer)
             if layer in token_layers:
                 token_weights[:, token_layers.index(layer)] = weight.transpose(1, 2)
@@ -141,11 +148,16 @@ class Decomposer:
                 term = _scaled(term, block.scale_1)
             terms[:, 2 * layer + 1] = term
             _advance(x, update, stream, terms[:, 2 * layer + 1])
-            update = _mlp(_normalize(x, block.norm_2), block)
+            hidden, update = _mlp(_normalize(x, block.norm_2), block)
+            if trace is not None:
+                trace.mlp(layer, hidden, update)
+            del hidden  # the largest activation: not alive beside the next layer's
             terms[:, 2 * layer + 2] = update[:, 0]
             _advance(x, update, stream, terms[:, 2 * layer + 2])
         final = x[:, 0] if stream is None else stream
         parts = self._project(final, terms, attended, tokens=tokens)
+        if trace is not None:
+            trace.finish(mu=parts["scale"][:, 0], sigma=parts["scale"][:, 1])
         return Decomposition(
             representation=parts["representation"],
             layer=parts["layer"],
@@ -158,11 +170,10 @@ class Decomposer:
         )
 
     def _query_key_value(
-        self, x: Tensor, block: Block, *, class_query_only: bool
+        self, normed: Tensor, block: Block, *, class_query_only: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Give q [B, T+1 or 1, H, e], k and v [B, T+1, H, e], as views of one product."""
-        normed = _normalize(x, block.norm_1)
-        batch, tokens, width = x.shape
+        batch, tokens, width = normed.shape
         heads = (self._tower.heads, width // self._tower.heads)
         weight, bias = block.in_weight, block.in_bias
         if not class_query_only:
@@ -264,9 +275,16 @@ def _check_layers(layers: Sequence[int], count: int) -> None:
 
 
 def _normalize(x: Tensor, norm: Norm) -> Tensor:
+    return _normalize_with_statistics(x, norm)[0]
+
+
+def _normalize_with_statistics(x: Tensor, norm: Norm) -> tuple[Tensor, Tensor, Tensor]:
+    """The norm's output in x's type; mean and 1/sigma [..., 1] of its input in float32."""
     weight = None if norm.weight is None else norm.weight.float()
     bias = None if norm.bias is None else norm.bias.float()
-    return F.layer_norm(x.float(), x.shape[-1:], weight, bias, norm.eps).to(x.dtype)
+    # F.layer_norm is this without the statistics.
+    normed, mean, rstd = torch.native_layer_norm(x.float(), x.shape[-1:], weight, bias, norm.eps)
+    return normed.to(x.dtype), mean, rstd
 
 
 def _scaled(update: Tensor, scale: Tensor | None) -> Tensor:
@@ -280,13 +298,14 @@ def _advance(x: Tensor, update: Tensor, stream: Tensor | None, term: Tensor) -> 
         x[:, 0] = stream
 
 
-def _mlp(normed: Tensor, block: Block) -> Tensor:
+def _mlp(normed: Tensor, block: Block) -> tuple[Tensor, Tensor]:
+    """The neurons' activations [..., N] and what they add to the stream [..., d]."""
     hidden = F.linear(normed, block.fc_weight, block.fc_bias)
     if block.activation == "quickgelu":
         hidden = torch.mul(hidden, 1.702).sigmoid_().mul_(hidden)
     else:
         hidden = F.gelu(hidden, approximate="tanh" if block.activation == "gelu_tanh" else "none")
-    return _scaled(F.linear(hidden, block.proj_weight, block.proj_bias), block.scale_2)
+    return hidden, _scaled(F.linear(hidden, block.proj_weight, block.proj_bias), block.scale_2)
 
 
 def _class_token_attention(query: Tensor, key: Tensor) -> Tensor:

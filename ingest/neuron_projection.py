@@ -1,0 +1,77 @@
+"""The numbers that a run keeps of its neurons, image by image (T3.3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from .second_order import effect_norms, inner_products
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from .neuron_fit import FittedNeurons
+    from .second_order import SecondOrder, Trace
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeuronEffects:
+    """A batch's second-order effects (B images, Ln layers, N neurons, E joint width), float32.
+
+    norm ||phi|| and signed coefficient x = <phi - b, r> [B, Ln, N]; large [B, Ln, N], where the
+    norm is above the neuron's threshold; total and large_total [B, Ln, E], the sums of phi over
+    all and over the image's large-norm neurons; bias [B, Ln, E], one neuron's share of the norms'
+    constants, which phi leaves out.
+    """
+
+    norm: Tensor
+    coefficient: Tensor
+    large: Tensor
+    total: Tensor
+    large_total: Tensor
+    bias: Tensor
+
+
+class Projection:
+    """Projects effects on the directions that a reference set gave (`NeuronFit`)."""
+
+    def __init__(self, second_order: SecondOrder, fitted: Mapping[int, FittedNeurons]) -> None:
+        self._second_order = second_order
+        self._folded: dict[int, Tensor] = {}
+        self._offset: dict[int, Tensor] = {}
+        self._threshold: dict[int, Tensor] = {}
+        for layer in second_order.layers:
+            found, like = fitted[layer], second_order.root(layer)
+            direction = torch.from_numpy(found.direction)
+            offset = (torch.from_numpy(found.mean).double() * direction).sum(1)
+            self._folded[layer] = second_order.fold(layer, direction)
+            self._offset[layer] = offset.float().to(like)
+            self._threshold[layer] = torch.from_numpy(found.threshold).to(like)
+
+    @torch.inference_mode()
+    def __call__(self, trace: Trace) -> NeuronEffects:
+        """Give the numbers of a finished batch."""
+        found: list[tuple[Tensor, ...]] = []
+        for layer in self._second_order.layers:
+            factors = trace.factors(layer)
+            norm = effect_norms(factors, self._second_order.root(layer))
+            large = norm > self._threshold[layer]
+            coefficient = inner_products(factors, self._folded[layer]) - self._offset[layer]
+            total, bias = trace.total(layer), trace.bias(layer)
+            large_total = trace.masked_total(layer, large, factors=factors)
+            found.append((norm, coefficient, large, total, large_total, bias))
+        norm, coefficient, large, total, large_total, bias = (
+            torch.stack(parts, 1) for parts in zip(*found, strict=True)
+        )
+        return NeuronEffects(
+            norm=norm,
+            coefficient=coefficient,
+            large=large,
+            total=total,
+            large_total=large_total,
+            bias=bias,
+        )
