@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from . import demo, heads, images, ingesting, looking, models, pools, roles, upkeep
+from . import classes, demo, heads, images, ingesting, looking, models, pools, roles, upkeep
 from .failures import CommandLine
 
 app = typer.Typer(
@@ -43,6 +43,7 @@ app.command("ingest")(ingesting.ingest)
 app.command("finalize")(ingesting.finalize)
 app.command("info")(looking.info)
 app.command("sql")(looking.sql)
+app.command("accuracy")(classes.accuracy)
 app.command("verify")(upkeep.verify)
 app.command("copy")(upkeep.copy)
 app.command("annotate")(roles.annotate)

@@ -13,6 +13,7 @@ from ...queries.textspan import Score
 from ...schema.components import split_run
 from ..head import HeadView
 from ..store import open_store
+from .classes import Classes, Label, Templates, classifier_of
 from .options import Count, Csv, Json, Normalize, Run, Store, Where
 from .rows import print_rows
 
@@ -80,6 +81,27 @@ def nearest(
     """The images for which a head writes most along what it writes for one."""
     with _opened(store, head, run) as view:
         found = view.nearest_images(image_named(to), k, where=where, normalize=normalize)
+        print_rows(found, as_json=as_json, as_csv=as_csv, shown=None)
+
+
+@heads.command("spurious")
+def spurious(
+    store: Store,
+    by: Annotated[list[str], typer.Option(metavar="COLUMN", help="A column that makes groups.")],
+    classes: Classes = None,
+    templates: Templates = None,
+    label: Label = "label",
+    k: Annotated[int, typer.Option("-k", help="How many heads.")] = 10,
+    where: Where = None,
+    run: Run = None,
+    as_json: Json = False,
+    as_csv: Csv = False,
+) -> None:
+    """The heads that carry what a group does to the class logits: candidates to ablate."""
+    with open_store(store) as opened:
+        view = opened.run(run)
+        made = classifier_of(opened, view, classes, templates=templates, label=label, by=by)
+        found = view.spurious_heads(made, by, k, label=label, where=where)
         print_rows(found, as_json=as_json, as_csv=as_csv, shown=None)
 
 
