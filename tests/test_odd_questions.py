@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -84,8 +85,11 @@ ODD: dict[str, tuple[Ask, str]] = {
 
 
 @pytest.fixture(scope="module")
-def clip(world_store: Path) -> RunView:
-    return open_store(world_store).run()
+def clip(world_store: Path, tmp_path_factory: pytest.TempPathFactory) -> RunView:
+    # Answers are kept in the store, and this one is shared.
+    path = tmp_path_factory.mktemp("odd") / "s.lens"
+    shutil.copytree(world_store, path, symlinks=True)
+    return open_store(path).run()
 
 
 @pytest.fixture(scope="module")
@@ -111,8 +115,6 @@ def test_masks_of_several_sizes_are_taken_one_by_one(clip: RunView, shapes: Clas
 
 
 def test_random_vectors_are_no_texts(world_store: Path, tmp_path: Path) -> None:
-    import shutil
-
     path = tmp_path / "s.lens"
     shutil.copytree(world_store, path, symlinks=True)
     add_pool(path, name="noise", random=5)
