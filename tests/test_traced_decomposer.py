@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -40,7 +41,7 @@ def test_the_decomposer_shows_it_what_a_tower_run_by_hand_does(
 
 def test_in_bfloat16_it_is_near() -> None:
     """Blocks in bfloat16 keep 8 bits: the neurons' effects agree to 5 percent."""
-    options = {"layers": 4, "norm_layer": LayerNormFp32, "ls_init_value": 0.5}
+    options: dict[str, Any] = {"layers": 4, "norm_layer": LayerNormFp32, "ls_init_value": 0.5}
     single, half = make_tower(**options), make_tower(**options)
     for module in half.modules():
         if not isinstance(module, nn.LayerNorm):
