@@ -22,6 +22,7 @@ from ..schema.components import (
 from ..schema.errors import BadName, BadQuestion, UnknownComponent, UnknownRole, UnknownRun
 from ..schema.role_files import write_annotation
 from .named_components import Components, addresses_of
+from .sql_text import encodable
 
 if TYPE_CHECKING:
     from .open_run import OpenRun
@@ -69,14 +70,9 @@ def _check_said(role: object, *, source: object, note: object) -> None:
     for name, text in (("source", source), ("note", note)):
         if text is None and name == "note":
             continue
-        if not isinstance(text, str) or not _encodable(text):
+        if not isinstance(text, str) or not encodable(text):
             msg = f"{name} = {text!r} is no text that can be kept; give one of whole characters."
             raise BadQuestion(msg)
-
-
-def _encodable(text: str) -> bool:
-    # A lone surrogate, as of an argument with broken bytes, has no UTF-8.
-    return text.encode(errors="replace").decode() == text
 
 
 def with_role(run: OpenRun, name: str) -> list[str]:

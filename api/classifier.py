@@ -27,6 +27,7 @@ from ..schema.errors import (
     ExtraMissing,
 )
 from .open_run import OpenRun
+from .sql_text import encodable
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -152,7 +153,7 @@ def _checked_classes(classes: Classes) -> tuple[list[str], list[str]]:
         msg = "a classifier needs classes, and none is given: at least one name."
         raise BadClasses(msg)
     for _, name in pairs:
-        if not isinstance(name, str) or not name.strip() or not _encodable(name):
+        if not isinstance(name, str) or not name.strip() or not encodable(name):
             msg = (
                 f"{name!r} is no class name, which is a text that is not blank. Where labels are "
                 "something else, give a mapping from them to names: {3: 'three'}."
@@ -160,7 +161,7 @@ def _checked_classes(classes: Classes) -> tuple[list[str], list[str]]:
             raise BadClasses(msg)
     labels = [str(label) for label, _ in pairs]
     for label in labels:
-        if not _encodable(label):
+        if not encodable(label):
             msg = f"the label {label!r} has no UTF-8, so no image can have it."
             raise BadClasses(msg)
     twice = sorted({label for label in labels if labels.count(label) > 1}) if _has(labels) else []
@@ -251,7 +252,3 @@ def _kept(rows: pa.Table | None) -> F32 | None:
         return None
     vectors = rows.column("vector").combine_chunks().flatten().to_numpy(zero_copy_only=False)
     return np.array(vectors, np.float32).reshape(rows.num_rows, -1)
-
-
-def _encodable(text: str) -> bool:
-    return text == text.encode(errors="replace").decode()

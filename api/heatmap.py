@@ -12,13 +12,12 @@ import numpy.typing as npt
 
 from ..queries.heatmaps import unit_range, upsample
 from ..schema.errors import BadQuestion
+from .backdrops import backdrop
 
 if TYPE_CHECKING:
     import os
 
     from PIL.Image import Image
-
-_SIDE = 224  # small crops are enlarged to this for a picture
 
 
 class Heatmap:
@@ -59,9 +58,7 @@ class Heatmap:
         if colors not in colormaps:
             msg = f"matplotlib has no colormap {colors!r}; 'turbo', 'viridis' or 'gray' are some."
             raise BadQuestion(msg)
-        crop = self._background() or Image.new("RGB", (_SIDE, _SIDE), (128, 128, 128))
-        grow = max(_SIDE / max(crop.size), 1)
-        crop = crop.resize((round(crop.width * grow), round(crop.height * grow)))
+        crop = backdrop(self._background())
         level = unit_range(self.upsampled((crop.height, crop.width)))
         painted = np.asarray(colormaps[colors](level))[..., :3] * 255
         mixed = strength * painted + (1 - strength) * np.asarray(crop, np.float64)

@@ -17,6 +17,7 @@ from .classifier import Classifier
 from .open_run import OpenRun
 from .printing import counted
 from .selection import Selection
+from .sql_text import quoted
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -99,8 +100,8 @@ def no_labels(run: OpenRun, images: int, label: str) -> BadSelection:
 
 def _facts_of(run: OpenRun, label: str, columns: Sequence[str]) -> pa.Table:
     """The rows of the run's readable images, with labels as texts and columns as they are."""
-    quoted = [f"{_quoted(column)} AS by_{place}" for place, column in enumerate(columns)]
-    shown = ", ".join(['"row"', f"CAST({_quoted(label)} AS VARCHAR) AS label", *quoted])
+    groups = [f"{quoted(column)} AS by_{place}" for place, column in enumerate(columns)]
+    shown = ", ".join(['"row"', f"CAST({quoted(label)} AS VARCHAR) AS label", *groups])
     sql = f"SELECT {shown} FROM images WHERE run = ? AND status = 'ok'"
     return run.console.query(sql, [run.name])
 
@@ -189,10 +190,6 @@ def _check_columns(run: OpenRun, label: str, columns: Sequence[str]) -> None:
 
 def _columns(run: OpenRun) -> list[str]:
     return list(run.console.types("SELECT * FROM images"))
-
-
-def _quoted(column: str) -> str:
-    return '"' + column.replace('"', '""') + '"'
 
 
 def listed(names: Sequence[str]) -> str:

@@ -12,13 +12,12 @@ import numpy.typing as npt
 
 from ..queries.segmentation import Threshold
 from ..schema.errors import BadQuestion
+from .backdrops import backdrop
 
 if TYPE_CHECKING:
     import os
 
     from PIL.Image import Image
-
-_SIDE = 224  # small crops are enlarged to this for a picture
 
 
 class Segmentation:
@@ -57,9 +56,7 @@ class Segmentation:
         """
         from PIL import Image
 
-        crop = self._background() or Image.new("RGB", (_SIDE, _SIDE), (128, 128, 128))
-        grow = max(_SIDE / max(crop.size), 1)
-        crop = crop.resize((round(crop.width * grow), round(crop.height * grow)))
+        crop = backdrop(self._background())
         mask = Image.fromarray(self.mask).resize(crop.size, Image.Resampling.NEAREST)
         paint = np.where(np.asarray(mask)[..., None], np.array(color), 0)
         mixed = strength * paint + (1 - strength) * np.asarray(crop, np.float64)

@@ -22,6 +22,7 @@ from .printing import counted
 from .result import Result
 from .segmentation import check_threshold
 from .selection import Images, Selection
+from .sql_text import quoted
 from .where import Where
 
 if TYPE_CHECKING:
@@ -192,9 +193,8 @@ def _labels(run: OpenRun, chosen: Selection, label: str) -> list[str | None]:
     if label not in columns:
         msg = f"label={label!r} is no column of the images; there are {', '.join(columns)}."
         raise UnknownColumn(msg)
-    quoted = '"' + label.replace('"', '""') + '"'
     found = run.console.rows(
-        f"SELECT image_id, {quoted}::VARCHAR FROM images "
+        f"SELECT image_id, {quoted(label)}::VARCHAR FROM images "
         "WHERE run = ? AND image_id IN (SELECT unnest(?::BIGINT[]))",
         [run.name, chosen.image_ids],
     )

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from ..schema.errors import BadSelection, RejectedRow, UnknownImage
 from .columns import text_column
 from .console import Console
+from .sql_text import encodable
 from .where import Where, rows_where
 
 Images: TypeAlias = Any
@@ -161,7 +162,7 @@ class RunImages:
         if not keys:
             return {}
         # DuckDB takes no lone surrogates, and a key that holds one is no stored one.
-        keys = [key for key in keys if _encodable(key)]
+        keys = [key for key in keys if encodable(key)]
         found = self._console.rows(
             'SELECT i.key, x."row" FROM run_image x JOIN image i USING (image_id) '
             "WHERE x.run_id = ? AND i.key IN (SELECT unnest(?::VARCHAR[]))",
@@ -272,11 +273,3 @@ def _checked_names(names: Sequence[Any]) -> Rows | list[int | str]:
     if all(isinstance(name, int) for name in checked):
         return np.array(checked, np.int64)
     return checked
-
-
-def _encodable(key: str) -> bool:
-    try:
-        key.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

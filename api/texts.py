@@ -16,6 +16,7 @@ from ..schema.errors import BadQuestion, LensbaseError, TextNotStored, UnknownPo
 from ..schema.layout import Layout
 from ..schema.snapshot import read_pool_vectors
 from .console import Console
+from .sql_text import encodable
 
 if TYPE_CHECKING:
     from ..ingest.models import LoadedModel
@@ -112,7 +113,7 @@ class RunTexts:
             "WHERE text IN (SELECT unnest(?::VARCHAR[])) "
             "AND pool_id IN (SELECT unnest(?::INTEGER[])) AND pool_id IN "
             "(SELECT pool_id FROM pool WHERE kind <> 'vectors') GROUP BY text",
-            [_encodable(texts), list(names)],
+            [[text for text in texts if encodable(text)], list(names)],
         )
         return {text: self.pool(names[number]).vectors[at] for text, number, at in places}
 
@@ -148,7 +149,7 @@ class RunTexts:
             "WHERE pool_id IN (SELECT unnest(?::INTEGER[])) AND pool_id IN "
             "(SELECT pool_id FROM pool WHERE kind <> 'vectors')) "
             "ORDER BY jaro_winkler_similarity(lower(text), lower(?)) DESC, text LIMIT 3",
-            [list(self._embedded.values()), _encodable([text])[0] if _encodable([text]) else ""],
+            [list(self._embedded.values()), text if encodable(text) else ""],
         )
         listed = ", ".join(repr(one) for (one,) in near)
         stored = f"The nearest stored texts are {listed}. " if near else "No text is stored yet. "
@@ -172,8 +173,3 @@ class RunTexts:
             f"the model of run {self._run['name']!r} has embedded no pool {name!r}; "
             f"it has embedded: {listed}. {how}"
         )
-
-
-def _encodable(texts: Sequence[str]) -> list[str]:
-    """Those texts that can be stored at all: lone surrogates have no UTF-8."""
-    return [text for text in texts if text == text.encode(errors="replace").decode()]
