@@ -30,7 +30,12 @@ if TYPE_CHECKING:
 
 _ROW_COLUMNS = ("key", "label", "subgroup")
 # Settings whose option on the command line is not called after them.
-_OPTIONS = {"head_layers": "--heads", "head_token_layers": "--head-tokens", "device": "--devices"}
+_OPTIONS = {
+    "head_layers": "--heads",
+    "head_token_layers": "--head-tokens",
+    "neuron_layers": "--neurons",
+    "device": "--devices",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,8 +118,9 @@ def begin_run(layout: Layout, request: Request, *, static: dict[str, npt.NDArray
                 **(
                     asdict(settings)
                     | {
-                        "head_layers": json.dumps(settings.head_layers),
-                        "head_token_layers": json.dumps(settings.head_token_layers),
+                        name: json.dumps(value)
+                        for name, value in asdict(settings).items()
+                        if isinstance(value, tuple)
                     }
                 ),
             )

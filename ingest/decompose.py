@@ -20,6 +20,15 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from .block_pass import (
+    attention_update,
+    layer_scaled,
+    mixed_values,
+    mlp,
+    normalize,
+    normalize_with_statistics,
+    query_key_value,
+)
 from .tower import read_tower
 
 if TYPE_CHECKING:
@@ -29,7 +38,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from .second_order import Trace
-    from .tower import Block, Norm, Tower
+    from .tower import Block, Tower
 
 
 @dataclass(frozen=True)
@@ -39,6 +48,7 @@ class Kept:
     head_layers: tuple[int, ...] = ()
     tokens: bool = False
     head_token_layers: tuple[int, ...] = ()
+    neuron_input_layers: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +59,8 @@ class Decomposition:
     L0.MLP, ...; cls_token [B, E], what the class token attends from itself over all layers and
     heads; head_value [B, Lh, H, e] = u; scale [B, 4] = mu, sigma, ||M||, completeness residual;
     token [B, T, E]; head_token_weight [B, Lt, H, T+1] = alpha and head_token_value
-    [B, Lt, T+1, H, e] = v, index 0 the class token.
+    [B, Lt, T+1, H, e] = v, index 0 the class token; neuron_input [B, Ln, T, d], what the MLPs of
+    chosen layers read at the patches.
     """
 
     representation: Tensor
@@ -60,6 +71,7 @@ class Decomposition:
     token: Tensor | None
     head_token_weight: Tensor | None
     head_token_value: Tensor | None
+    neuron_input: Tensor | None
 
     @property
     def layer_sum(self) -> Tensor:
@@ -81,7 +93,7 @@ class Decomposer:
             raise ValueError(msg)
         self.kept = kept
         self._tower = tower = read_tower(visual)
-        for layers in (kept.head_layers, kept.head_token_layers):
+        for layers in (kept.head_layers, kept.head_token_layers, kept.neuron_input_layers):
             _check_layers(layers, len(tower.blocks))
         self._dtype = tower.blocks[0].in_weight.dtype
         scaled = _scaled_projection(tower)
@@ -121,13 +133,15 @@ class Decomposer:
         values = terms.new_empty((batch, len(head_layers), *heads))
         token_weights = terms.new_empty((batch, len(token_layers), tower.heads, tokens))
         token_values = terms.new_empty((batch, len(token_layers), tokens, *heads))
+        read_layers = kept.neuron_input_layers
+        read = terms.new_empty((batch, len(read_layers), tokens - 1, width))
         for layer, block in enumerate(tower.blocks):
             last = layer == len(tower.blocks) - 1
-            normed, mean, rstd = _normalize_with_statistics(x, block.norm_1)
-            query, key, value = self._query_key_value(normed, block, class_query_only=last)
-            mixed = F.scaled_dot_product_attention(
-                query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
-            ).transpose(1, 2)
+            normed, mean, rstd = normalize_with_statistics(x, block.norm_1)
+            query, key, value = query_key_value(
+                normed, block, heads=tower.heads, class_query_only=last
+            )
+            mixed = mixed_values(query, key, value)
             if layer in head_layers:
                 values[:, head_layers.index(layer)] = mixed[:, 0]
             weight = _class_token_attention(query[:, 0], key)
@@ -139,16 +153,17 @@ class Decomposer:
                 token_values[:, token_layers.index(layer)] = value
             if last:
                 x = x[:, :1].contiguous()
-            update = _scaled(
-                F.linear(mixed.flatten(2), block.out_weight, block.out_bias), block.scale_1
-            )
+            update = attention_update(mixed, block)
             term = update[:, 0]
             if stream is not None:
                 term = F.linear(mixed[:, 0].flatten(1).float(), *self._exact_out[layer])
-                term = _scaled(term, block.scale_1)
+                term = layer_scaled(term, block.scale_1)
             terms[:, 2 * layer + 1] = term
             _advance(x, update, stream, terms[:, 2 * layer + 1])
-            hidden, update = _mlp(_normalize(x, block.norm_2), block)
+            normed = normalize(x, block.norm_2)
+            if layer in read_layers:
+                read[:, read_layers.index(layer)] = normed[:, 1:]
+            hidden, update = mlp(normed, block)
             if trace is not None:
                 trace.mlp(layer, hidden, update)
             del hidden  # the largest activation: not alive beside the next layer's
@@ -167,24 +182,8 @@ class Decomposer:
             head_value=values,
             head_token_weight=token_weights if token_layers else None,
             head_token_value=token_values if token_layers else None,
+            neuron_input=read if read_layers else None,
         )
-
-    def _query_key_value(
-        self, normed: Tensor, block: Block, *, class_query_only: bool
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Give q [B, T+1 or 1, H, e], k and v [B, T+1, H, e], as views of one product."""
-        batch, tokens, width = normed.shape
-        heads = (self._tower.heads, width // self._tower.heads)
-        weight, bias = block.in_weight, block.in_bias
-        if not class_query_only:
-            product = F.linear(normed, weight, bias).view(batch, tokens, 3, *heads)
-            return product[:, :, 0], product[:, :, 1], product[:, :, 2]
-        query_bias = other_bias = None
-        if bias is not None:
-            query_bias, other_bias = bias[:width], bias[width:]
-        query = F.linear(normed[:, :1], weight[:width], query_bias).view(batch, 1, *heads)
-        product = F.linear(normed, weight[width:], other_bias).view(batch, tokens, 2, *heads)
-        return query, product[:, :, 0], product[:, :, 1]
 
     def _attend(self, attended: Tensor, weight: Tensor, value: Tensor, layer: int) -> None:
         """Add P^T gamma W_O (alpha_i v_i), all heads at once, for the tokens in `attended`."""
@@ -205,7 +204,7 @@ class Decomposer:
         batch, count, width = terms.shape
         variance, mu = torch.var_mean(final, dim=1, correction=0)
         sigma = (variance + tower.norm.eps).sqrt()
-        representation = _normalize(final, tower.norm)
+        representation = normalize(final, tower.norm)
         if tower.projection is not None:
             representation = representation @ tower.projection.float()
         # -mu gamma/sigma + beta, through P: split equally over the terms.
@@ -274,38 +273,11 @@ def _check_layers(layers: Sequence[int], count: int) -> None:
         raise ValueError(msg)
 
 
-def _normalize(x: Tensor, norm: Norm) -> Tensor:
-    return _normalize_with_statistics(x, norm)[0]
-
-
-def _normalize_with_statistics(x: Tensor, norm: Norm) -> tuple[Tensor, Tensor, Tensor]:
-    """The norm's output in x's type; mean and 1/sigma [..., 1] of its input in float32."""
-    weight = None if norm.weight is None else norm.weight.float()
-    bias = None if norm.bias is None else norm.bias.float()
-    # F.layer_norm is this without the statistics.
-    normed, mean, rstd = torch.native_layer_norm(x.float(), x.shape[-1:], weight, bias, norm.eps)
-    return normed.to(x.dtype), mean, rstd
-
-
-def _scaled(update: Tensor, scale: Tensor | None) -> Tensor:
-    return update if scale is None else update * scale
-
-
 def _advance(x: Tensor, update: Tensor, stream: Tensor | None, term: Tensor) -> None:
     x.add_(update)
     if stream is not None:
         stream.add_(term)
         x[:, 0] = stream
-
-
-def _mlp(normed: Tensor, block: Block) -> tuple[Tensor, Tensor]:
-    """The neurons' activations [..., N] and what they add to the stream [..., d]."""
-    hidden = F.linear(normed, block.fc_weight, block.fc_bias)
-    if block.activation == "quickgelu":
-        hidden = torch.mul(hidden, 1.702).sigmoid_().mul_(hidden)
-    else:
-        hidden = F.gelu(hidden, approximate="tanh" if block.activation == "gelu_tanh" else "none")
-    return hidden, _scaled(F.linear(hidden, block.proj_weight, block.proj_bias), block.scale_2)
 
 
 def _class_token_attention(query: Tensor, key: Tensor) -> Tensor:

@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..schema.errors import DeviceNotFound
+from .neuron_layers import trace_bytes
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from .models import LoadedModel
 
 _MOST = 256
@@ -55,12 +58,22 @@ def fix_threads(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-def free_batch_size(model: LoadedModel) -> int:
+def neuron_memory(model: LoadedModel) -> int:
+    """Bytes that the neurons' Gram matrices may take where nothing is said: a quarter of free."""
+    device = next(model.model.parameters()).device
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] // 4
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
+
+
+def free_batch_size(model: LoadedModel, neuron_layers: Sequence[int] = ()) -> int:
     """The largest power of two, at most 256, whose activations fit in a fraction of free memory."""
     info = model.info
     tokens = info.patches + 1
     # An MLP's hidden layer, the residual stream, queries, keys and values, in float32.
     per_image = 4 * tokens * info.width * 12
+    if neuron_layers:
+        per_image += trace_bytes(model.visual, neuron_layers)
     budget = 256 << 20
     device = next(model.model.parameters()).device
     if device.type == "cuda":

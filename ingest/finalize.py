@@ -12,14 +12,23 @@ import numpy.typing as npt
 from ..queries.factors import covariance
 from ..queries.textspan import textspans
 from ..schema.arrays import RunShape, run_arrays
-from ..schema.catalog import Draft, now, publishing
+from ..schema.catalog import Draft, current_generation, now, publishing
 from ..schema.components import Head, layer_terms
 from ..schema.errors import RunIncomplete
 from ..schema.layout import Layout
+from ..schema.locks import lock_when_free
 from ..schema.manifest import committed_segments
 from ..schema.shards import RowArray, SegmentArray
-from ..schema.snapshot import read_pool_vectors, read_static, run_shape
+from ..schema.snapshot import (
+    JSON_COLUMNS,
+    open_snapshot,
+    read_pool_vectors,
+    read_static,
+    run_shape,
+)
 from ..schema.tables import HeadRow, HeadText, Layer, Model, Pool, PoolModel, Run
+from .by_neuron import Summary, remove_earlier, write_by_neuron
+from .neuron_summary import find_neuron_texts, summarize_neurons
 from .publish import take_in
 
 MOST_EFFECT_ROWS = 100_000_000
@@ -32,32 +41,65 @@ def finalize(layout: Layout, run_id: int) -> None:
     Raises `RunIncomplete`, with the segments that are missing, and does nothing to a run that
     is already complete.
     """
+    found = _run_row(layout, run_id)
+    shape = run_shape(found)
+    if not shape.neuron_layers:
+        _publish(layout, run_id, shape)
+        return
+    # Long for many neurons: beside the publish lock, but only one process does it.
+    with lock_when_free(layout.run_lock(found["folder"]), found["name"], shape.segments):
+        if _run_row(layout, run_id)["status"] == "complete":
+            return
+        _check_whole(layout, found)
+        label = current_generation(layout) + 1
+        summary = write_by_neuron(layout, found["folder"], shape, label=label, version=str(run_id))
+        _publish(layout, run_id, shape, neurons=(label, summary))
+        remove_earlier(layout, found["folder"])
+
+
+def _publish(
+    layout: Layout, run_id: int, shape: RunShape, *, neurons: tuple[int, Summary] | None = None
+) -> None:
     with publishing(layout) as draft:
         run = draft.session.get_one(Run, run_id)
         if run.status == "complete":
             return
-        missing = sorted(set(range(run.segments)) - set(committed_segments(layout, run.folder)))
-        if missing:
-            msg = (
-                f"run {run.name!r} lacks {len(missing)} of {run.segments} segments (the first: "
-                f"{missing[0]}); the same `lensbase ingest` command again makes them."
-            )
-            raise RunIncomplete(msg)
+        _check_whole(layout, _columns(run))
         take_in(draft, layout, run)
         model = draft.session.get_one(Model, run.model_id)
-        shape = _shape_of(run, model)
         _summarize_layers(draft, layout, run, shape=shape)
         if shape.head_layers:
             _take_effects(draft, layout, run, shape=shape)
             _summarize_heads(draft, layout, run, shape=shape)
-            for pool in _embedded_pools(draft, model):
-                find_texts(draft, layout, run, pool=pool)
+        if neurons is not None:
+            run.by_neuron, summary = neurons
+            summarize_neurons(draft, layout, run, shape=shape, summary=summary)
+        for pool in _embedded_pools(draft, model):
+            find_texts(draft, layout, run, pool=pool)
         run.status, run.finished_at = "complete", now()
+
+
+def _run_row(layout: Layout, run_id: int) -> dict[str, Any]:
+    snapshot = open_snapshot(layout.root)
+    try:
+        return next(row for row in snapshot.run_rows() if row["run_id"] == run_id)
+    finally:
+        snapshot.connection.close()
+
+
+def _check_whole(layout: Layout, run: dict[str, Any]) -> None:
+    missing = sorted(set(range(run["segments"])) - set(committed_segments(layout, run["folder"])))
+    if missing:
+        msg = (
+            f"run {run['name']!r} lacks {len(missing)} of {run['segments']} segments (the first: "
+            f"{missing[0]}); the same `lensbase ingest` command again makes them."
+        )
+        raise RunIncomplete(msg)
 
 
 def _shape_of(run: Run, model: Model) -> RunShape:
     columns = _columns(model) | _columns(run)
-    for name in ("head_layers", "head_token_layers"):
+    for name in JSON_COLUMNS:
         columns[name] = json.loads(columns[name])
     return run_shape(columns)
 
@@ -67,6 +109,15 @@ def _columns(row: Run | Model) -> dict[str, Any]:
 
 
 def find_texts(draft: Draft, layout: Layout, run: Run, *, pool: Pool) -> None:
+    """Find texts of a pool for every kept head, and of the default pool for every kept neuron."""
+    shape = _shape_of(run, draft.session.get_one(Model, run.model_id))
+    if shape.head_layers:
+        _find_head_texts(draft, layout, run, pool=pool)
+    if shape.neuron_layers and pool.name == run.default_pool:
+        find_neuron_texts(draft, layout, run, pool=pool)
+
+
+def _find_head_texts(draft: Draft, layout: Layout, run: Run, *, pool: Pool) -> None:
     """Run TEXTSPAN (Algorithm 1) for every kept head over a pool, from the whole run's moments."""
     model = draft.session.get_one(Model, run.model_id)
     shape = _shape_of(run, model)

@@ -2,46 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_args
 
-import numpy as np
-import numpy.typing as npt
-
-from ..schema.arrays import Storage, run_arrays, segment_rows_for
+from ..schema.arrays import Storage, segment_rows_for
 from ..schema.catalog import create_store, publishing
 from ..schema.components import check_name, slug
-from ..schema.errors import BadPart, RunMismatch
+from ..schema.errors import BadPart, BadSelection, RunMismatch
 from ..schema.layout import Layout
 from ..schema.locks import lock_segments
-from ..schema.manifest import committed_segments, read_manifest
 from ..schema.snapshot import open_snapshot
 from ..schema.tables import Model, Run
 from . import pools
 from .begin import BegunRun, Request, RunBegun, begin_run, check_same, requested_shape
-from .decompose import Decomposer, Kept, head_basis, projection_weights
-from .devices import choose_device, default_threads, default_workers, fix_threads, free_batch_size
-from .finalize import finalize, find_texts
-from .loading import batches
+from .decompose import head_basis, projection_weights
+from .devices import choose_device, default_threads, free_batch_size, neuron_memory
+from .finalize import find_texts
 from .models import load_model
-from .moments import head_moments, layer_totals
-from .publish import due, publish_segments, published_segments
-from .segment import RunFiles, SegmentBuffer, clear_partial
+from .neuron_layers import choose_neuron_layers, one_width, plan_passes
+from .neuron_stage import Notice, Progress, neuron_weights
+from .publish import published_segments
+from .segment_job import SegmentJob
 from .settings import Settings, choose_layers
 from .sources import open_source
-from .writer import SegmentWriter
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from .loading import Batch
     from .models import LoadedModel
-    from .sources import Source
 
-Progress = Callable[[int, int], None]
+_REFERENCE = 5000  # images, as in section 3.3
 
 
 @dataclass(frozen=True)
@@ -67,6 +59,7 @@ def ingest(
     heads: str | Sequence[int] | None = "last:4",
     tokens: bool | None = None,
     head_tokens: str | Sequence[int] | None = None,
+    neurons: str | Sequence[int] | None = None,
     pool: pools.TextPool | None = None,
     limit: int | None = None,
     where: str | None = None,
@@ -80,7 +73,11 @@ def ingest(
     storage: Storage = "float16",
     part: tuple[int, int] | None = None,
     resume: bool = True,
+    neuron_input: bool = False,
+    reference: int | None = None,
+    memory: int | None = None,
     progress: Progress | None = None,
+    notice: Notice | None = None,
 ) -> Ingested:
     """Run images through a model once and write what its parts do into a store.
 
@@ -89,11 +86,19 @@ def ingest(
     tokens are kept by default up to 100,000 images. `part=(3, 16)` writes the third of sixteen
     parts. `storage="float32"` keeps contributions unrounded, in twice the space. `batch_size`,
     `threads` and `segment_rows` (a multiple of 16) are chosen where None, and
-    kept by the run. The same call again goes on where the last one stopped, and gives the
-    same bytes.
+    kept by the run.
 
-    Raises `RunBusy` while another process writes the run, `RunMismatch` where it was begun with
-    other settings (or exists, with `resume=False`), and what models and sources raise.
+    `neurons` keeps the second-order effects of layers' neurons (T3.3): "default", the three before
+    the last, "all" but the last, or a choice as for heads; they are first fitted to `reference`
+    images, by default 5,000 spread over the run. `neuron_input` also keeps what these layers' MLPs
+    read, for activation maps. Layers whose Gram matrices exceed `memory` bytes together (by
+    default a quarter of what is free) take several passes. `progress` is told images done and in
+    all, from the start again at each pass, and `notice` what begins. The same call again goes on
+    where the last one stopped, and gives the same bytes.
+
+    Raises `NoSecondOrderEffect` for neurons of the last layer, `MemoryTooSmall`, `RunBusy` while
+    another process writes the run, `RunMismatch` where it was begun with other settings (or
+    exists, with `resume=False`), and what models and sources raise.
     """
     # What needs no model is refused before one is loaded.
     storage, segment_rows = _storage(storage), _segment_rows(segment_rows)
@@ -112,6 +117,7 @@ def ingest(
     layout = create_store(Path(store))
     data = check_name(dataset, kind="data set") if dataset else slug(Path(source.root).stem)
     name = run or slug("-".join(filter(None, (info.name, _tag(info.pretrained), data))))
+    chosen = choose_neuron_layers(neurons, layers=info.layers)
     settings = Settings(
         head_layers=choose_layers(heads, layers=info.layers, option="--heads"),
         tokens=table.num_rows <= 100_000 if tokens is None else tokens,
@@ -123,6 +129,10 @@ def ingest(
         threads=threads or 0,
         segment_rows=segment_rows,
         storage=storage,
+        neuron_layers=chosen,
+        neurons=one_width(loaded.visual, chosen),
+        neuron_input=neuron_input and bool(chosen),
+        reference=_reference(reference, table.num_rows) if chosen else 0,
     )
     request = Request(
         run=check_name(name, kind="run"),
@@ -133,14 +143,15 @@ def ingest(
         model=info,
         settings=settings,
     )
-    begun = _begin_or_resume(layout, request, loaded, resume=resume)
-    job = _Job(layout, begun, source, loaded, table.num_rows)
+    begun = _begin_or_resume(layout, request, loaded, resume=resume, memory=memory)
+    job = SegmentJob(layout, begun, run=name, source=source, model=loaded)
     mine = job.segments_of(part)
     with lock_segments(layout.run_lock(begun.folder), name, mine):
         published_segments(layout, begun.run_id)
         if pool is not None:
             add_to_run(layout, begun.run_id, pool=pool, model=loaded)
-        job.run(mine, workers=workers, progress=progress)
+        tell, say = progress or _silently, notice or _say_nothing
+        job.run(mine, workers=workers, progress=tell, notice=say)
         rejected, complete = job.close()
     return Ingested(name, table.num_rows, rejected, complete)
 
@@ -160,14 +171,17 @@ def add_to_run(layout: Layout, run_id: int, *, pool: pools.TextPool, model: Load
 
 
 def _begin_or_resume(
-    layout: Layout, request: Request, loaded: LoadedModel, *, resume: bool
+    layout: Layout, request: Request, loaded: LoadedModel, *, resume: bool, memory: int | None
 ) -> BegunRun:
     known = {row["name"]: row for row in open_snapshot(layout.root).run_rows()}.get(request.run)
     given = request.settings
     if known is None:
+        layers = given.neuron_layers
+        allowed = neuron_memory(loaded) if memory is None else memory
         settings = replace(
             given,
-            batch_size=given.batch_size or free_batch_size(loaded),
+            neuron_passes=plan_passes(loaded.visual, layers, memory=allowed) if layers else (),
+            batch_size=given.batch_size or free_batch_size(loaded, given.neuron_layers),
             threads=given.threads or default_threads(),
         )
         one = requested_shape(
@@ -176,12 +190,12 @@ def _begin_or_resume(
         settings = replace(settings, segment_rows=given.segment_rows or segment_rows_for(one))
         visual = loaded.visual
         static = {"head_basis": head_basis(visual, settings.head_layers)}
-        static |= projection_weights(visual)
+        static |= projection_weights(visual) | neuron_weights(visual, settings.neuron_layers)
         try:
             return begin_run(layout, replace(request, settings=settings), static=static)
         except RunBegun:
             # Parts of a new run that start at once: the first one begins it.
-            return _begin_or_resume(layout, request, loaded, resume=resume)
+            return _begin_or_resume(layout, request, loaded, resume=resume, memory=memory)
     if not resume:
         msg = (
             f"run {request.run!r} exists; go on with it (without --no-resume), choose another "
@@ -193,112 +207,22 @@ def _begin_or_resume(
         name: getattr(given, name) or known[name]
         for name in ("batch_size", "threads", "segment_rows")
     }
+    # Nor are the passes, whatever memory there is now.
+    chosen["neuron_passes"] = tuple(tuple(one) for one in known["neuron_passes"])
     settings = replace(given, **chosen)
     check_same(known, replace(request, settings=settings))
     return BegunRun(known["run_id"], known["folder"], settings)
 
 
-class _Job:
-    """The segments of one run, or of one part of it."""
+def _say_nothing(message: str) -> None:
+    """Tell nobody what begins."""
 
-    def __init__(
-        self, layout: Layout, begun: BegunRun, source: Source, model: LoadedModel, images: int
-    ) -> None:
-        settings = begun.settings
-        self.layout, self.begun, self.source, self.model = layout, begun, source, model
-        self.shape = requested_shape(model.info, settings, images)
-        self.stored = [name for name, spec in run_arrays(self.shape).items() if spec.kind == "row"]
-        self.device = next(model.model.parameters()).device
-        basis = head_basis(model.visual, settings.head_layers)
-        self.files = RunFiles(layout, begun.folder, self.shape, basis)
-        self.decompose = Decomposer(
-            model.visual,
-            Kept(
-                head_layers=settings.head_layers,
-                tokens=settings.tokens,
-                head_token_layers=settings.head_token_layers,
-            ),
-        )
 
-    def segments_of(self, part: tuple[int, int] | None) -> list[int]:
-        """The segments of a part, all of them without one; raises `BadPart`."""
-        number, parts = part or (1, 1)
-        if not 1 <= number <= parts:
-            msg = f"part {number}/{parts} does not exist; parts count from 1, such as 3/16."
-            raise BadPart(msg)
-        return list(range(number - 1, self.shape.segments, parts))
-
-    def run(self, mine: list[int], *, workers: int | None, progress: Progress | None) -> None:
-        """Make every segment that has no manifest, and publish as they grow."""
-        committed = set(committed_segments(self.layout, self.begun.folder))
-        todo = [segment for segment in mine if segment not in committed]
-        published = done = len(committed)
-        total = sum(len(self.shape.rows_of(one)) for one in mine)
-        images = total - sum(len(self.shape.rows_of(one)) for one in todo)
-        tell = progress or _silently
-        tell(images, total)
-        fix_threads(self.begun.settings.threads)
-        with SegmentWriter() as writer, closing(self._batches(todo, workers=workers)) as batches:
-            for segment in todo:
-                clear_partial(self.files, segment)
-                buffer = SegmentBuffer(self.files, segment)
-                for _ in self._ranges(segment):
-                    batch = next(batches)
-                    values, totals = self._parts(batch)
-                    buffer.put(
-                        batch.rows,
-                        batch.records,
-                        thumbnails=batch.thumbnails,
-                        values=values,
-                        totals=totals,
-                    )
-                    images += len(batch.rows)
-                    tell(images, total)
-                writer.submit(buffer)
-                done += 1
-                if due(published, done):
-                    publish_segments(self.layout, self.begun.run_id)
-                    published = done
-
-    def close(self) -> tuple[int, bool]:
-        """Publish what is committed, finalize if that is everything; (rejected, complete)."""
-        committed = committed_segments(self.layout, self.begun.folder)
-        complete = len(committed) == self.shape.segments
-        published = published_segments(self.layout, self.begun.run_id)
-        # A generation in which nothing is new would only push out one to roll back to.
-        if complete and published is not None:
-            finalize(self.layout, self.begun.run_id)
-        elif published is not None and published < len(committed):
-            publish_segments(self.layout, self.begun.run_id)
-        manifests = (read_manifest(self.layout.manifest(self.begun.folder, n)) for n in committed)
-        return sum(manifest.facts["rejected"] for manifest in manifests), complete
-
-    def _ranges(self, segment: int) -> list[range]:
-        """Batches of a segment: they never cross its border, so that redoing it gives its bytes."""
-        rows, size = self.shape.rows_of(segment), self.begun.settings.batch_size
-        return [rows[start : start + size] for start in range(0, len(rows), size)]
-
-    def _batches(self, segments: list[int], *, workers: int | None) -> Generator[Batch]:
-        return batches(
-            self.source,
-            [batch for segment in segments for batch in self._ranges(segment)],
-            preprocess=self.model.preprocess,
-            workers=default_workers() if workers is None else workers,
-            thumbnails=self.begun.settings.thumbnails,
-        )
-
-    def _parts(
-        self, batch: Batch
-    ) -> tuple[dict[str, npt.NDArray[Any]], dict[str, npt.NDArray[np.float64]]]:
-        """The row arrays of a batch's readable images, and sums over them before rounding."""
-        if not batch.ok.any():
-            return {}, {}
-        parts = self.decompose(batch.images.to(self.device, non_blocking=True))
-        values = {name: getattr(parts, name).float().cpu().numpy() for name in self.stored}
-        totals = {"layer_total": layer_totals(parts.layer, parts.cls_token)}
-        if self.shape.head_layers:
-            totals["head_moment"] = head_moments(parts.head_value, parts.scale)
-        return values, totals
+def _reference(asked: int | None, images: int) -> int:
+    if asked is not None and asked < 1:
+        msg = f"a reference set of {asked} images fits nothing; ask for one image at least."
+        raise BadSelection(msg)
+    return min(asked or _REFERENCE, images)
 
 
 def _silently(done: int, total: int) -> None:

@@ -14,7 +14,7 @@ import pickle
 import signal
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Consecutive rows of a source, decoded.
+    """Rows of a source, decoded.
 
     `rows` int64 [n] are the rows' numbers, `ok` bool [n] is False for rejected ones, `records` has
     n entries and so has `thumbnails` (None for rejected rows); `images` float32 [ok.sum(), 3, H, W]
@@ -50,14 +50,14 @@ class Batch:
 
 def batches(
     source: Source,
-    rows: Iterable[range],
+    rows: Iterable[Sequence[int]],
     *,
     preprocess: Callable[[Any], Any],
     workers: int,
     prefetch: int = 2,
     thumbnails: bool = True,
 ) -> Generator[Batch]:
-    """One `Batch` for each range of `rows`, in order; close the iterator to stop early.
+    """One `Batch` for each range (or list) of `rows`, in order; close the iterator to stop early.
 
     `preprocess` takes an RGB `PIL.Image.Image` and gives a float tensor [3, H, W], the same shape
     for every image; with `workers=0` everything happens in this process.
@@ -102,14 +102,14 @@ def batches(
 
 
 class _Decoding(Dataset[Any]):
-    """What a worker does with one range of rows."""
+    """What a worker does with one batch of rows."""
 
     def __init__(self, source: Source, preprocessing: Preprocessing, *, thumbnails: bool) -> None:
         self._source = source
         self._preprocessing = preprocessing
         self._thumbnails = thumbnails
 
-    def __getitem__(self, index: range) -> Batch | _Failure:
+    def __getitem__(self, index: Sequence[int]) -> Batch | _Failure:
         records: list[ImageRecord] = []
         tensors: list[torch.Tensor] = []
         thumbnails: list[bytes | None] = []

@@ -18,6 +18,8 @@ from ..schema.errors import BadSelection
 from .second_order import effect_norms
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import numpy.typing as npt
     from torch import Tensor
 
@@ -91,6 +93,30 @@ class NeuronFit:
                 self._largest[layer] = _Largest(min(self._count, self._images))
             self._largest[layer].add(norms, apart, _usable(rows.to(norms.device), usable))
 
+    def state(self) -> dict[str, Tensor]:
+        """Everything taken in so far, for `restore` to go on from; copied to the CPU."""
+        found = {"images": torch.tensor(self._images)}
+        found |= {f"sum.{layer}": total for layer, total in self._sums.items()}
+        for layer, norms in self._norms.items():
+            if norms:
+                found[f"norms.{layer}"] = torch.from_numpy(np.concatenate(norms))
+        for layer, largest in self._largest.items():
+            found |= {f"{name}.{layer}": part for name, part in largest.state().items()}
+        return {name: tensor.contiguous().cpu() for name, tensor in found.items()}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from where another fit of the same layers gave its `state`."""
+        self._images = int(state["images"])
+        for layer in self._second_order.layers:
+            device = self._second_order.root(layer).device
+            if f"sum.{layer}" in state:
+                self._sums[layer] = state[f"sum.{layer}"].to(device)
+                self._norms[layer] = [state[f"norms.{layer}"].numpy()]
+            if f"largest_norms.{layer}" in state:
+                kept = _Largest(min(self._count, self._images))
+                kept.restore({n: state[f"{n}.{layer}"].to(device) for n in _Largest.PARTS})
+                self._largest[layer] = kept
+
     def fitted(self, layer: int) -> FittedNeurons:
         """What was found for one layer; raises BadSelection where no image was usable."""
         if layer not in self._largest or self._images == 0:
@@ -127,9 +153,20 @@ class NeuronFit:
 class _Largest:
     """The rows of largest norm of every neuron so far, with their factors [N, S, J]."""
 
+    PARTS = ("largest_norms", "largest_rows", "largest_factors")
+
     def __init__(self, count: int) -> None:
         self._count = count
         self._norms: Tensor | None = None
+
+    def state(self) -> dict[str, Tensor]:
+        """Its three tensors, by name."""
+        assert self._norms is not None
+        return dict(zip(self.PARTS, (self._norms, self.rows, self.factors), strict=True))
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Hold the rows that another one held."""
+        self._norms, self.rows, self.factors = (state[name] for name in self.PARTS)
 
     def add(self, norms: Tensor, factors: Tensor, rows: Tensor) -> None:
         """Take norms [B, N] and factors [B, N, J] of rows [B]."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..schema.errors import MemoryTooSmall, NoSecondOrderEffect, UnsupportedModel
+from .settings import choose_layers
 from .tower import read_tower
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ def path_count(tower: Tower, layer: int) -> int:
 
 
 def check_layers(layers: Sequence[int], count: int) -> None:
-    """Raise ValueError unless `layers` ascend and each has attention after it, of `count`."""
+    """Raise `NoSecondOrderEffect` unless `layers` ascend and have attention after them."""
     ascending = all(a < b for a, b in zip(layers, list(layers)[1:], strict=False))
     if layers and ascending and layers[0] >= 0 and layers[-1] < count - 1:
         return
@@ -37,13 +39,41 @@ def check_layers(layers: Sequence[int], count: int) -> None:
         f"layers {tuple(layers)} are not ascending layers with attention after them: 0 to "
         f"{count - 2} of this tower's 0 to {count - 1}; the last has no second-order effect"
     )
-    raise ValueError(msg)
+    raise NoSecondOrderEffect(msg)
+
+
+def choose_neuron_layers(choice: str | Sequence[int] | None, *, layers: int) -> tuple[int, ...]:
+    """Read a choice of neuron layers among those with attention after them.
+
+    `default` are the three before the last, `all` all but the last; else as `choose_layers`, with
+    `last:4` counted from the one before the last. Raises `NoSecondOrderEffect` for the last
+    layer and `BadAddress` for what chooses no layers.
+    """
+    if choice == "default":
+        choice = "last:3"
+    if isinstance(choice, str) and (choice == "all" or choice.startswith("last:")):
+        return choose_layers(choice, layers=layers - 1, option="--neurons")
+    chosen = choose_layers(choice, layers=layers, option="--neurons")
+    if chosen:
+        check_layers(chosen, layers)
+    return chosen
+
+
+def one_width(visual: nn.Module, layers: Sequence[int]) -> int:
+    """Neurons of each of some layers, 0 for none; raises UnsupportedModel where they differ."""
+    tower = read_tower(visual)
+    found = {neuron_count(tower, layer) for layer in layers}
+    if len(found) > 1:
+        msg = f"layers {tuple(layers)} have {sorted(found)} neurons; give layers with as many each."
+        raise UnsupportedModel(msg)
+    return found.pop() if found else 0
 
 
 def root_bytes(visual: nn.Module, layer: int) -> int:
     """Bytes that `SecondOrder` keeps of one layer's Gram matrices: N J J numbers of float32.
 
-    Raises ValueError for a layer without attention after it, UnsupportedModel for other towers.
+    Raises NoSecondOrderEffect for a layer without attention after it, UnsupportedModel for other
+    towers.
     """
     tower = read_tower(visual)
     check_layers((layer,), len(tower.blocks))
@@ -70,8 +100,8 @@ def plan_passes(
 ) -> tuple[tuple[int, ...], ...]:
     """Divide neuron layers over passes, each with `root_bytes` of at most `memory` together.
 
-    First-fit from the largest layer on; layers ascend within a pass. Raises ValueError where one
-    layer alone does not fit, and for layers as `SecondOrder` does.
+    First-fit from the largest layer on; layers ascend within a pass. Raises `MemoryTooSmall` where
+    one layer alone does not fit, and for layers as `SecondOrder` does.
     """
     check_layers(layers, len(read_tower(visual).blocks))
     sizes = {layer: root_bytes(visual, layer) for layer in layers}
@@ -80,9 +110,10 @@ def plan_passes(
         if sizes[layer] > memory:
             msg = (
                 f"the Gram matrices of layer {layer}'s neurons need {sizes[layer]:,} bytes, more "
-                f"than the {memory:,} allowed: allow that much memory, or leave the layer out"
+                f"than the {memory:,} allowed: allow that much with --memory, or leave the layer "
+                "out of --neurons"
             )
-            raise ValueError(msg)
+            raise MemoryTooSmall(msg)
         room = [one for one in passes if sum(map(sizes.__getitem__, one)) + sizes[layer] <= memory]
         if room:
             room[0].append(layer)

@@ -24,8 +24,9 @@ class NeuronEffects:
 
     norm ||phi|| and signed coefficient x = <phi - b, r> [B, Ln, N]; large [B, Ln, N], where the
     norm is above the neuron's threshold; total and large_total [B, Ln, E], the sums of phi over
-    all and over the image's large-norm neurons; bias [B, Ln, E], one neuron's share of the norms'
-    constants, which phi leaves out.
+    all and over the image's large-norm neurons; large_mean [B, Ln, E], the sum of the mean effects
+    b of the latter; bias [B, Ln, E], one neuron's share of the norms' constants, which phi leaves
+    out.
     """
 
     norm: Tensor
@@ -33,14 +34,24 @@ class NeuronEffects:
     large: Tensor
     total: Tensor
     large_total: Tensor
+    large_mean: Tensor
     bias: Tensor
 
 
 class Projection:
     """Projects effects on the directions that a reference set gave (`NeuronFit`)."""
 
-    def __init__(self, second_order: SecondOrder, fitted: Mapping[int, FittedNeurons]) -> None:
-        self._second_order = second_order
+    def __init__(
+        self,
+        second_order: SecondOrder,
+        fitted: Mapping[int, FittedNeurons],
+        *,
+        stored: torch.dtype = torch.float32,
+    ) -> None:
+        """Norms are compared with thresholds as they will be `stored`, so that both agree."""
+        self.second_order = second_order
+        self._stored = stored
+        self._mean: dict[int, Tensor] = {}
         self._folded: dict[int, Tensor] = {}
         self._offset: dict[int, Tensor] = {}
         self._threshold: dict[int, Tensor] = {}
@@ -49,6 +60,7 @@ class Projection:
             direction = torch.from_numpy(found.direction)
             offset = (torch.from_numpy(found.mean).double() * direction).sum(1)
             self._folded[layer] = second_order.fold(layer, direction)
+            self._mean[layer] = torch.from_numpy(found.mean).to(like)
             self._offset[layer] = offset.float().to(like)
             self._threshold[layer] = torch.from_numpy(found.threshold).to(like)
 
@@ -56,15 +68,16 @@ class Projection:
     def __call__(self, trace: Trace) -> NeuronEffects:
         """Give the numbers of a finished batch."""
         found: list[tuple[Tensor, ...]] = []
-        for layer in self._second_order.layers:
+        for layer in self.second_order.layers:
             factors = trace.factors(layer)
-            norm = effect_norms(factors, self._second_order.root(layer))
-            large = norm > self._threshold[layer]
+            norm = effect_norms(factors, self.second_order.root(layer))
+            large = norm.to(self._stored).float() > self._threshold[layer]
             coefficient = inner_products(factors, self._folded[layer]) - self._offset[layer]
             total, bias = trace.total(layer), trace.bias(layer)
             large_total = trace.masked_total(layer, large, factors=factors)
-            found.append((norm, coefficient, large, total, large_total, bias))
-        norm, coefficient, large, total, large_total, bias = (
+            large_mean = large.to(norm.dtype) @ self._mean[layer]
+            found.append((norm, coefficient, large, total, large_total, large_mean, bias))
+        norm, coefficient, large, total, large_total, large_mean, bias = (
             torch.stack(parts, 1) for parts in zip(*found, strict=True)
         )
         return NeuronEffects(
@@ -73,5 +86,6 @@ class Projection:
             large=large,
             total=total,
             large_total=large_total,
+            large_mean=large_mean,
             bias=bias,
         )

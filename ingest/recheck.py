@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,9 +11,8 @@ import numpy.typing as npt
 from ..schema.errors import LensbaseError
 from ..schema.snapshot import Snapshot, run_shape
 from .decompose import Decomposer, Kept
-from .loading import batches
 from .models import load_model
-from .sources import open_source
+from .pictures_again import pictures_again
 
 # float16 keeps three digits; another device or thread count moves the last of them.
 _TOLERANCE = 5e-3
@@ -46,7 +44,7 @@ def differences(snapshot: Snapshot, run: dict[str, Any], *, sample: int, seed: i
         return found
     rows, keys = _sampled(snapshot, run, sample=sample, seed=seed)
     try:
-        source, places = _pictures(run, keys)
+        again = pictures_again(run, keys, preprocess=model.preprocess, batch_size=1)
     except LensbaseError as error:
         found.problems.append(f"its images cannot be read again: {error}")
         return found
@@ -58,8 +56,6 @@ def differences(snapshot: Snapshot, run: dict[str, Any], *, sample: int, seed: i
     )
     decompose = Decomposer(model.visual, kept)
     stored = {name: array.read(rows) for name, array in snapshot.row_arrays(run).items()}
-    ranges = [range(place, place + 1) for place in places]
-    again = batches(source, ranges, preprocess=model.preprocess, workers=0, thumbnails=False)
     for i, batch in enumerate(again):
         found.images += 1
         if not batch.ok.all():
@@ -87,12 +83,3 @@ def _sampled(
     chosen = np.random.default_rng(seed).permutation(len(listed))[:sample]
     picked = [listed[i] for i in np.sort(chosen)]
     return np.array([one["row"] for one in picked], np.int64), [one["key"] for one in picked]
-
-
-def _pictures(run: dict[str, Any], keys: list[str]) -> tuple[Any, list[int]]:
-    root = Path(run["dataset_root"])
-    if run["dataset_kind"] in ("folder", "manifest", "paths"):
-        return open_source([root / key for key in keys]), list(range(len(keys)))
-    source = open_source(root)
-    places = {key: row for row, key in enumerate(source.table()["key"].to_pylist())}
-    return source, [places[key] for key in keys]

@@ -28,6 +28,7 @@ class RunFiles:
     folder: str
     shape: RunShape
     head_basis: npt.NDArray[np.float32]
+    neuron_threshold: npt.NDArray[np.float32] | None = None  # [Ln, N]
 
 
 def clear_partial(run: RunFiles, segment: int) -> None:
@@ -37,7 +38,11 @@ def clear_partial(run: RunFiles, segment: int) -> None:
         shard_path(layout.arrays(folder) / name, spec, segment)
         for name, spec in run_arrays(run.shape).items()
     ]
-    rows = layout.image_rows(folder, segment), layout.effect_rows(folder, segment)
+    rows = (
+        layout.image_rows(folder, segment),
+        layout.effect_rows(folder, segment),
+        layout.peak_rows(folder, segment),
+    )
     for path in (*shards, *rows, layout.thumbnails(folder, segment)):
         for left in path.parent.glob(f"{path.name}.*{durable.PARTIAL}"):
             left.unlink(missing_ok=True)
@@ -123,6 +128,8 @@ class SegmentBuffer:
             else:
                 yield path, encode_chunk(spec, self._total(spec))
         yield layout.image_rows(folder, self.segment), _parquet(self._image_rows())
+        if shape.neuron_layers:
+            yield layout.peak_rows(folder, self.segment), _parquet(self._peak_rows())
         if shape.head_layers:
             yield layout.effect_rows(folder, self.segment), _parquet(self._effect_rows())
         if any(webp is not None for webp in self.thumbnails.values()):
@@ -166,6 +173,27 @@ class SegmentBuffer:
                 "head": np.tile(np.arange(heads, dtype=np.int32), rows * layers),
                 "norm": norm.astype(np.float32).reshape(-1),
                 "share": share.astype(np.float32).reshape(-1),
+            }
+        )
+
+    def _peak_rows(self) -> Any:
+        """Image x neuron facts where the norm, as stored, is above the neuron's threshold."""
+        import pyarrow as pa
+
+        threshold = self.run.neuron_threshold
+        assert threshold is not None
+        norm, coefficient = self.values["neuron_norm"], self.values["neuron_coefficient"]
+        with np.errstate(invalid="ignore"):
+            peak = norm.astype(np.float32) > threshold
+        row, place, neuron = np.nonzero(peak)
+        layers = np.asarray(self.run.shape.neuron_layers, np.int32)
+        return pa.table(
+            {
+                "row": row + self.rows.start,
+                "layer": layers[place],
+                "neuron": neuron.astype(np.int32),
+                "norm": norm[peak].astype(np.float32),
+                "coefficient": coefficient[peak].astype(np.float32),
             }
         )
 

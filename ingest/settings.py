@@ -37,6 +37,12 @@ class Settings:
     threads: int
     segment_rows: int
     storage: Storage = "float16"
+    neuron_layers: tuple[int, ...] = ()
+    neurons: int = 0  # of each of these layers, as the model has them
+    # Layers of each pass over the images: grouped otherwise, sums may differ in their last bits.
+    neuron_passes: tuple[tuple[int, ...], ...] = ()
+    neuron_input: bool = False
+    reference: int = 0
     seed: int = 0
 
 

@@ -54,6 +54,10 @@ class RunShape:
     storage: Storage = "float16"
     # Runs of format 1.0 have no sums over layers.
     layer_sums: bool = True
+    neuron_layers: tuple[int, ...] = ()
+    neurons: int = 0  # of each of those layers
+    width: int = 0  # of the residual stream, for what the neurons read
+    neuron_input: bool = False
 
     @property
     def segments(self) -> int:
@@ -146,7 +150,47 @@ def run_arrays(run: RunShape) -> dict[str, ArraySpec]:
                 comment="v: each head's value at every token; index 0 is the class token",
             ),
         ]  # fmt: skip
+    if run.neuron_layers:
+        specs += _neuron_arrays(run, f2)
     return {spec.name: spec for spec in specs}
+
+
+def _neuron_arrays(run: RunShape, kept: np.dtype[Any]) -> list[ArraySpec]:
+    images, layers, joint = run.images, len(run.neuron_layers), run.embed_dim
+    few = min(16, run.segment_rows)
+    numbers = {
+        "neuron_norm": "||phi||: length of each neuron's second-order effect (T3.3)",
+        "neuron_coefficient": "x: signed projection of phi - b on the neuron's direction r",
+    }
+    sums = {
+        "neuron_sum": "sum of phi over a layer's neurons",
+        "neuron_sum_large": "the same over neurons whose norm is above their threshold",
+        "neuron_mean_large": "sum of the mean effects b over these neurons",
+        "neuron_bias": "one neuron's share of the norms' constants, which phi leaves out",
+    }
+    specs = [
+        ArraySpec(
+            name, ("image", "layer", "neuron"), (images, layers, run.neurons),
+            (1, layers, run.neurons), kept, comment=comment,
+        )
+        for name, comment in numbers.items()
+    ]  # fmt: skip
+    specs += [
+        ArraySpec(
+            name, ("image", "layer", "embedding"), (images, layers, joint),
+            (few, layers, joint), kept, comment=comment,
+        )
+        for name, comment in sums.items()
+    ]  # fmt: skip
+    if run.neuron_input:
+        specs.append(
+            ArraySpec(
+                "neuron_input", ("image", "layer", "token", "channel"),
+                (images, layers, run.patches, run.width), (1, layers, run.patches, run.width),
+                kept, comment="what the neurons read: the layer's second norm, at each patch",
+            )
+        )  # fmt: skip
+    return specs
 
 
 def bytes_per_image(run: RunShape) -> int:
@@ -160,6 +204,11 @@ def segment_rows_for(run: RunShape, *, most: int = 1024, budget: int = 128 << 20
     while rows > 16 and rows * bytes_per_image(run) > budget:
         rows //= 2
     return rows
+
+
+def fill_value(dtype: np.dtype[Any]) -> float | int:
+    """What stands where nothing was written: NaN, or -1 among whole numbers."""
+    return float("nan") if dtype.kind == "f" else -1
 
 
 def declare(
@@ -193,7 +242,7 @@ def declare(
             else plain,
             compressors=None if row else checked,
             filters=None,
-            fill_value=float("nan"),
+            fill_value=fill_value(spec.dtype),
             dimension_names=spec.dimensions,
             attributes={
                 "encoding-type": "lensbase-array",
@@ -216,7 +265,7 @@ def write_static(path: Path, values: npt.NDArray[Any]) -> None:
         chunks=values.shape,
         compressors=[Crc32cCodec()],
         filters=None,
-        fill_value=float("nan"),
+        fill_value=fill_value(values.dtype),
         attributes={"encoding-type": "lensbase-array", "encoding-version": ENCODING_VERSION},
         config={"write_empty_chunks": True},
         overwrite=True,

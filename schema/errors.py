@@ -88,6 +88,14 @@ class NeuronsNotStored(LensbaseError, LookupError):
     """A question about neurons to a run that did not keep them."""
 
 
+class NeuronInputNotStored(LensbaseError, LookupError):
+    """The run kept nothing to make activation maps of."""
+
+
+class NoSecondOrderEffect(LensbaseError, ValueError):
+    """Neurons of a layer with no attention after it."""
+
+
 class TextNotStored(LensbaseError, LookupError):
     """A text without a stored embedding where the model cannot be loaded."""
 
@@ -280,3 +288,34 @@ class DeviceNotFound(LensbaseError, ValueError):
 
 class BadColumns(LensbaseError, ValueError):
     """A table of columns to add that does not fit the store's images."""
+
+
+class MemoryTooSmall(LensbaseError, ValueError):
+    """One neuron layer alone needs more memory than is allowed."""
+
+
+# Adversarial images
+
+
+class ChatNotConfigured(LensbaseError, LookupError):
+    """A language model that is asked for and that no environment variable says how to reach."""
+
+
+class ChatFailed(LensbaseError, OSError):
+    """A chat endpoint that cannot be reached, refuses, takes too long or answers no chat."""
+
+
+class BadDescriptions(LensbaseError, ValueError):
+    """Image descriptions of which none can be used."""
+
+
+class BadCaption(LensbaseError, ValueError):
+    """A text that is no caption of the embedded world."""
+
+
+class PainterFailed(LensbaseError, RuntimeError):
+    """A text-to-image model that fails, or gives no image."""
+
+
+class BadMeans(LensbaseError, ValueError):
+    """Mean activations that do not fit the layer whose activations they are to replace."""

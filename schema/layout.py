@@ -60,6 +60,30 @@ class Layout:
         """The manifest of the arrays that a run writes once (weights, bases)."""
         return self.segment_dir(run) / "static.json"
 
+    def fitted_manifest(self, run: str) -> Path:
+        """The manifest of what a run's reference set said of its neurons."""
+        return self.segment_dir(run) / "neurons.json"
+
+    def fitting(self, run: str, number: int) -> Path:
+        """How far the fit of one pass of neuron layers is, or what it found."""
+        return self.segment_dir(run) / "fit" / f"{number}.safetensors"
+
+    def pass_rows(self, run: str, segment: int, number: int) -> Path:
+        """A segment's neuron layers of one pass, until its last pass commits it."""
+        return self.segment_dir(run) / "passes" / f"{segment:06d}-{number}.safetensors"
+
+    def by_neuron(self, run: str) -> Path:
+        """The folder of a run's neurons in the second orientation."""
+        return self.arrays(run) / "by_neuron"
+
+    def by_neuron_manifest(self, run: str, label: int) -> Path:
+        """The manifest of the files under one label of `by_neuron`."""
+        return self.segment_dir(run) / f"by_neuron-{label}.json"
+
+    def peak_rows(self, run: str, segment: int) -> Path:
+        """Parquet: image x neuron facts of a segment where the norm is above the threshold."""
+        return self.segment_dir(run) / f"{segment:06d}.peaks.parquet"
+
     def image_rows(self, run: str, segment: int) -> Path:
         """Parquet: what became of each image of a segment."""
         return self.segment_dir(run) / f"{segment:06d}.images.parquet"

@@ -10,8 +10,9 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
+import time
 from collections.abc import Generator, Iterable
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -66,3 +67,16 @@ def _busy(run: str) -> RunBusy:
         "far it is), or write another run with --run."
     )
     return RunBusy(msg)
+
+
+@contextmanager
+def lock_when_free(path: Path, run: str, segment: int, *, poll: float = 0.5) -> Generator[None]:
+    """Own one segment of a run while the body runs, waiting for whoever owns it."""
+    with ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(lock_segments(path, run, [segment]))
+                break
+            except RunBusy:
+                time.sleep(poll)
+        yield

@@ -18,6 +18,7 @@ from .tables import Dataset, HeadRow, HeadText, Layer, Model, PoolModel, Run, Se
 from .views import MANIFEST
 
 _DERIVED = (Layer, HeadRow, HeadText)
+_NEURONS = ("neuron", "neuron_peak", "neuron_top", "neuron_text")
 
 
 def drop_run(layout: Layout, name: str, *, keep_roles: bool = True) -> None:
@@ -37,7 +38,7 @@ def drop_run(layout: Layout, name: str, *, keep_roles: bool = True) -> None:
         dataset_id, model_id = run.dataset_id, run.model_id
         draft.session.delete(run)
         draft.session.flush()
-        for fact in ("run_image", "head_effect", "annotation"):
+        for fact in ("run_image", "head_effect", "annotation", *_NEURONS):
             draft.connection.execute(f"DELETE FROM {fact} WHERE run_id = ?", [run.run_id])
         _forget_derived(draft, name)
         if not draft.session.query(Run).filter_by(dataset_id=dataset_id).count():
@@ -58,7 +59,8 @@ def _locked(layout: Layout, name: str) -> Generator[None]:
     if not found:
         yield
         return
-    with lock_segments(layout.run_lock(found[0]["folder"]), name, range(found[0]["segments"])):
+    # One byte more than segments: who fits the run's neurons, or completes it.
+    with lock_segments(layout.run_lock(found[0]["folder"]), name, range(found[0]["segments"] + 1)):
         yield
 
 
@@ -86,9 +88,11 @@ def uncommit_segments(layout: Layout, name: str, segments: Sequence[int]) -> Non
                 sync_directory(layout.segment_dir(run.folder))
             for table in _DERIVED:
                 draft.session.execute(delete(table).where(table.run_id == run.run_id))
-            draft.connection.execute("DELETE FROM head_effect WHERE run_id = ?", [run.run_id])
+            for fact in ("head_effect", *_NEURONS):
+                draft.connection.execute(f"DELETE FROM {fact} WHERE run_id = ?", [run.run_id])
             _forget_derived(draft, name)
-            run.status, run.finished_at, run.head_effect_complete = "ingesting", None, False
+            run.status, run.finished_at, run.by_neuron = "ingesting", None, None
+            run.head_effect_complete = run.neuron_peak_complete = False
 
 
 def find_run(draft: Draft, name: str) -> Run:

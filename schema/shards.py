@@ -19,7 +19,7 @@ import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
-from .arrays import ArraySpec
+from .arrays import ArraySpec, fill_value
 from .errors import StoreCorrupt
 
 _CRC = 4
@@ -38,11 +38,13 @@ def encode_shard(spec: ArraySpec, data: npt.NDArray[Any], *, segment_rows: int) 
     """Encode a segment's rows [n, ...], n <= segment_rows, as one shard, in consecutive parts.
 
     Chunks wholly past the end of the array are absent from the index; one that reaches past it
-    is filled with NaN.
+    is filled with NaN (-1 among whole numbers).
     """
     grid, blocks = _grid(spec, segment_rows), -(-len(data) // spec.chunk[0])
     if len(data) < blocks * spec.chunk[0]:
-        padded = np.full((blocks * spec.chunk[0], *spec.shape[1:]), np.nan, spec.dtype)
+        padded = np.full(
+            (blocks * spec.chunk[0], *spec.shape[1:]), fill_value(spec.dtype), spec.dtype
+        )
         padded[: len(data)] = data
         data = padded
     # [blocks, rows of a block, ...] -> all grid axes first, then all axes within a chunk.

@@ -33,6 +33,16 @@ READ_ONLY_CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "lock_configuration": True,
 }
 
+# Columns of runs and models that hold JSON.
+JSON_COLUMNS = (
+    "head_layers",
+    "head_token_layers",
+    "neuron_layers",
+    "neuron_passes",
+    "versions",
+    "preprocessing",
+)
+
 
 @dataclass(frozen=True)
 class Snapshot:
@@ -65,7 +75,7 @@ class Snapshot:
                ORDER BY r.run_id"""
         )
         for row in rows:
-            for name in ("head_layers", "head_token_layers", "versions", "preprocessing"):
+            for name in JSON_COLUMNS:
                 row[name] = json.loads(row[name])
         return rows
 
@@ -104,6 +114,10 @@ def run_shape(run: Mapping[str, Any]) -> RunShape:
         head_token_layers=tuple(run["head_token_layers"]),
         storage=run["storage"],
         layer_sums=run["layer_sums"],
+        neuron_layers=tuple(run["neuron_layers"]),
+        neurons=run["neurons"],
+        width=run["width"],
+        neuron_input=run["neuron_input"],
     )
 
 

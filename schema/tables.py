@@ -125,6 +125,26 @@ class Run(Entity):
     head_layers: Mapped[str] = _text("JSON list of the layers whose heads are kept")
     tokens: Mapped[bool] = mapped_column(Boolean, comment="whether image tokens are kept")
     head_token_layers: Mapped[str] = _text("JSON list of layers with every head's tokens kept")
+    neuron_layers: Mapped[str] = mapped_column(
+        String, server_default="[]", comment="JSON list of the layers whose neurons are kept"
+    )
+    neuron_passes: Mapped[str] = mapped_column(
+        String, server_default="[]", comment="JSON: neuron layers that each pass took in"
+    )
+    neurons: Mapped[int] = mapped_column(
+        Integer, server_default="0", comment="neurons of each layer whose neurons are kept"
+    )
+    neuron_input: Mapped[bool] = mapped_column(
+        Boolean,
+        server_default=text_clause("false"),
+        comment="whether what the neurons read is kept, for activation maps",
+    )
+    reference: Mapped[int] = mapped_column(
+        Integer, server_default="0", comment="images that neurons' directions were fitted to"
+    )
+    by_neuron: Mapped[int | None] = mapped_column(
+        Integer, comment="label of the arrays by neuron; null until the run is complete"
+    )
     thumbnails: Mapped[bool] = mapped_column(Boolean, comment="whether thumbnails are kept")
     device: Mapped[str] = _text("device that ran the model")
     precision: Mapped[str] = _text("fp32 or bf16")
@@ -138,6 +158,11 @@ class Run(Entity):
     default_pool: Mapped[str | None] = mapped_column(String, comment="pool taken for pool=None")
     head_effect_complete: Mapped[bool] = mapped_column(
         Boolean, comment="whether head_effect holds every image x head; else read the arrays"
+    )
+    neuron_peak_complete: Mapped[bool] = mapped_column(
+        Boolean,
+        server_default=text_clause("false"),
+        comment="whether neuron_peak holds every peak; else read the arrays",
     )
     created_at: Mapped[datetime] = mapped_column(DateTime, comment="when the run began, UTC")
     finished_at: Mapped[datetime | None] = mapped_column(DateTime, comment="when complete, UTC")
@@ -269,6 +294,59 @@ head_effect = Table(
     Column("norm", Float, comment="length of the head's contribution"),
     Column("share", Float, comment="<c, M> / ||M||^2: its share of the representation"),
     comment="Image x head facts.",
+)
+
+neuron = Table(
+    "neuron",
+    metadata,
+    Column("run_id", Integer, comment="the run"),
+    Column("layer", Integer, comment="layer, from 0"),
+    Column("neuron", Integer, comment="neuron, from 0"),
+    Column("component", String, comment="address: L9.N391"),
+    Column("mean_norm", Double, comment="mean length of its second-order effect"),
+    Column("norm_p98", Double, comment="98th percentile of that length over the reference set"),
+    Column("explained_variance", Double, comment="first component's share of its largest effects"),
+    Column("active", BigInteger, comment="images whose norm is above norm_p98"),
+    comment="Neurons kept by each run.",
+)
+
+neuron_peak = Table(
+    "neuron_peak",
+    metadata,
+    Column("run_id", Integer, comment="the run"),
+    Column("image_id", BigInteger, comment="the image"),
+    Column("layer", Integer, comment="layer, from 0"),
+    Column("neuron", Integer, comment="neuron, from 0"),
+    Column("norm", Float, comment="length of the neuron's second-order effect"),
+    Column("coefficient", Float, comment="signed projection of phi - b on its direction"),
+    comment="Image x neuron facts where the norm is above the neuron's norm_p98.",
+)
+
+neuron_top = Table(
+    "neuron_top",
+    metadata,
+    Column("run_id", Integer, comment="the run"),
+    Column("layer", Integer, comment="layer, from 0"),
+    Column("neuron", Integer, comment="neuron, from 0"),
+    Column("rank", Integer, comment="order of the norm, from 1"),
+    Column("image_id", BigInteger, comment="the image"),
+    Column("norm", Float, comment="length of the neuron's second-order effect"),
+    comment="The images of largest norm of each neuron.",
+)
+
+neuron_text = Table(
+    "neuron_text",
+    metadata,
+    Column("run_id", Integer, comment="the run"),
+    Column("layer", Integer, comment="layer, from 0"),
+    Column("neuron", Integer, comment="neuron, from 0"),
+    Column("pool_id", Integer, comment="pool that the texts were picked from"),
+    Column("m", Integer, comment="texts that the code was fitted with"),
+    Column("centered", Boolean, comment="whether the pool's mean was taken from its texts"),
+    Column("rank", Integer, comment="order of picking, from 1"),
+    Column("position", Integer, comment="position of the text in the pool, from 0"),
+    Column("coefficient", Double, comment="signed weight gamma of the text (T3.4)"),
+    comment="Sparse codes of the neurons' directions in texts.",
 )
 
 text = Table(

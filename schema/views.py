@@ -22,6 +22,7 @@ VIEWS: dict[str, tuple[str, str]] = {
                m.head_width, m.width, m.embed_dim, m.patches, m.activation, r.head_layers,
                r.tokens, r.head_token_layers, r.default_pool, s.bytes, s.max_residual,
                r.head_effect_complete, r.storage, r.layer_sums,
+               r.neuron_layers, r.neurons, r.neuron_input, r.reference, r.neuron_peak_complete,
                r.precision, r.device, r.batch_size, r.threads, r.created_at, r.finished_at
            FROM run r JOIN model m USING (model_id) JOIN dataset d USING (dataset_id)
            LEFT JOIN (SELECT run_id, sum(rows)::BIGINT AS committed,
@@ -74,6 +75,40 @@ VIEWS: dict[str, tuple[str, str]] = {
                p.name AS pool, h.rank, t.text, h.explained_variance, h.cumulative
            FROM head_text h JOIN run r USING (run_id) JOIN pool p USING (pool_id)
            JOIN text t ON t.pool_id = h.pool_id AND t.position = h.position""",
+    ),
+    "neurons": (
+        "One row for each neuron that a run kept.",
+        """SELECT r.name AS run, n.component, n.layer, n.neuron, n.mean_norm, n.norm_p98,
+               n.explained_variance, n.active, x.texts
+           FROM neuron n JOIN run r USING (run_id)
+           LEFT JOIN (SELECT nt.run_id, nt.layer, nt.neuron,
+                             list(if(nt.coefficient < 0, '-', '+') || t.text ORDER BY nt.rank)
+                                 AS texts
+                      FROM neuron_text nt JOIN run USING (run_id)
+                      JOIN pool p ON p.pool_id = nt.pool_id AND p.name = run.default_pool
+                      JOIN text t ON t.pool_id = nt.pool_id AND t.position = nt.position
+                      WHERE nt.rank <= 4 AND nt.m = 16 AND NOT nt.centered
+                      GROUP BY ALL) x
+             ON x.run_id = n.run_id AND x.layer = n.layer AND x.neuron = n.neuron""",
+    ),
+    "neuron_texts": (
+        "Sparse code of each neuron's direction: one row for each picked text (T3.4).",
+        """SELECT r.name AS run, format('L{}.N{}', n.layer, n.neuron) AS component, n.layer,
+               n.neuron, p.name AS pool, n.m, n.centered, n.rank, t.text, n.coefficient
+           FROM neuron_text n JOIN run r USING (run_id) JOIN pool p USING (pool_id)
+           JOIN text t ON t.pool_id = n.pool_id AND t.position = n.position""",
+    ),
+    "neuron_top_images": (
+        "The images of largest second-order norm of each neuron.",
+        """SELECT r.name AS run, format('L{}.N{}', n.layer, n.neuron) AS component, n.layer,
+               n.neuron, n.rank, n.image_id, i.key, i.label, n.norm
+           FROM neuron_top n JOIN run r USING (run_id) JOIN image i USING (image_id)""",
+    ),
+    "neuron_peaks": (
+        "One row for each image and neuron whose norm is above the neuron's 98th percentile.",
+        """SELECT r.name AS run, e.image_id, format('L{}.N{}', e.layer, e.neuron) AS component,
+               e.layer, e.neuron, e.norm, e.coefficient, i.label, i.subgroup
+           FROM neuron_peak e JOIN run r USING (run_id) JOIN image i USING (image_id)""",
     ),
     "annotations": (
         "One row for each component that has a role: the latest that it was given.",
@@ -158,7 +193,8 @@ def _fill_data_dictionary(connection: duckdb.DuckDBPyConnection) -> None:
         "dataset": "name of the data set",
         "pool": "name of the text pool",
         "committed": "rows in committed segments",
-        "texts": "how many texts; in `heads`, the first five of its TEXTSPAN",
+        "texts": "how many texts; in `heads`, the first five of its TEXTSPAN; in `neurons`, the "
+        "first four of its sparse code, signed",
         "images": "how many images",
         "mean_norm": "mean length of the contribution",
         "mean_share": "mean of <c, M> / ||M||^2",

@@ -51,7 +51,8 @@ def factors(found: Decomposition) -> torch.Tensor:
 
 
 def everything(layers: int) -> Kept:
-    return Kept(tuple(range(layers)), tokens=True, head_token_layers=tuple(range(layers)))
+    every = tuple(range(layers))
+    return Kept(every, tokens=True, head_token_layers=every, neuron_input_layers=every[:-1])
 
 
 @pytest.mark.parametrize("options", TOWERS.values(), ids=TOWERS.keys())

@@ -1,0 +1,242 @@
+"""The neurons of one run: fitted to a reference set once, then projected image by image.
+
+*Fit* goes over the reference images twice (`neuron_fit`), writes what it found as static arrays
+and commits them; until then no segment is made. *Project* rides on the pass that takes heads and
+tokens. Layers that do not fit into memory together take several passes (`neuron_layers`): all but
+the last leave their numbers beside the segment's manifest, the last writes and commits them all.
+Both stages go on where a killed process stopped.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors.torch import load_file, save
+
+from ..schema import durable, manifest
+from ..schema.arrays import RunShape, write_static
+from ..schema.layout import Layout
+from ..schema.locks import lock_when_free
+from ..schema.shards import read_whole
+from .decompose import Decomposer, Kept
+from .loading import batches
+from .neuron_fit import FittedNeurons, NeuronFit
+from .neuron_projection import NeuronEffects, Projection
+from .second_order import SecondOrder
+from .tower import read_tower
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from .loading import Batch
+    from .models import LoadedModel
+    from .settings import Settings
+    from .sources import Source
+
+Arrays = dict[str, npt.NDArray[Any]]
+Progress = Callable[[int, int], None]
+Notice = Callable[[str], None]
+
+_SECONDS = 60.0  # between two states of a fit that are kept
+# What the arrays of a run call a batch's numbers.
+EFFECTS = {
+    "neuron_norm": "norm",
+    "neuron_coefficient": "coefficient",
+    "neuron_sum": "total",
+    "neuron_sum_large": "large_total",
+    "neuron_mean_large": "large_mean",
+    "neuron_bias": "bias",
+}
+_FITTED = {
+    "neuron_mean": "mean",
+    "neuron_direction": "direction",
+    "neuron_explained": "explained",
+    "neuron_threshold": "threshold",
+    "neuron_reference_norm": "mean_norm",
+    "neuron_reference_top": "rows",
+}
+
+
+@dataclass(frozen=True)
+class NeuronStage:
+    """What both stages need to know of a run."""
+
+    layout: Layout
+    folder: str
+    run: str
+    settings: Settings
+    shape: RunShape
+    source: Source
+    model: LoadedModel
+    workers: int
+
+    def fit(self, *, progress: Progress, notice: Notice) -> None:
+        """Fit the neurons unless that is done, or another process does it meanwhile."""
+        done = self.layout.fitted_manifest(self.folder)
+        if done.exists():
+            return
+        lock = self.layout.run_lock(self.folder)
+        with lock_when_free(lock, self.run, self.shape.segments):
+            if done.exists():
+                return
+            passes, images = self.settings.neuron_passes, self.settings.reference
+            notice(f"Fitting neurons to {images:,} reference images, in two rounds.")
+            found: dict[int, FittedNeurons] = {}
+            for number in range(len(passes)):
+                found |= self._fit_pass(number, progress)
+            self._commit(found)
+            for number in range(len(passes)):
+                self.layout.fitting(self.folder, number).unlink(missing_ok=True)
+
+    def projection(self, number: int) -> Projection:
+        """The projection of one pass' layers on what the fit found."""
+        layers = self.settings.neuron_passes[number]
+        group = self.layout.arrays(self.folder)
+        static = {field: read_whole(group / name) for name, field in _FITTED.items()}
+        places = {layer: self.shape.neuron_layers.index(layer) for layer in layers}
+        fitted = {
+            layer: FittedNeurons(**{field: array[place] for field, array in static.items()})
+            for layer, place in places.items()
+        }
+        stored = torch.float32 if self.settings.storage == "float32" else torch.float16
+        return Projection(SecondOrder(self.model.visual, layers), fitted, stored=stored)
+
+    def _fit_pass(self, number: int, progress: Progress) -> dict[int, FittedNeurons]:
+        layers = self.settings.neuron_passes[number]
+        second_order = SecondOrder(self.model.visual, layers)
+        fit = NeuronFit(second_order)
+        rows = self._reference_batches()
+        kept = _KeptState(self.layout, self.folder, number)
+        start = kept.restore(fit)
+        decompose = Decomposer(self.model.visual, Kept())
+        device = next(self.model.model.parameters()).device
+        steps = [*rows, *rows]
+        total = sum(map(len, steps))
+        done = sum(map(len, steps[:start]))
+        progress(done, total)
+        read = self.read(steps[start:])
+        with closing(read):
+            for step, batch in enumerate(read, start=start):
+                if batch.ok.any():
+                    trace = second_order.trace()
+                    decompose(batch.images.to(device, non_blocking=True), trace)
+                    if step < len(rows):
+                        fit.observe(trace)
+                    else:
+                        fit.select(trace, torch.from_numpy(batch.rows[batch.ok]))
+                done += len(batch.rows)
+                progress(done, total)
+                kept.keep(fit, step + 1)
+        found = {layer: fit.fitted(layer) for layer in layers}
+        kept.keep(fit, len(steps), now=True)
+        return found
+
+    def read(self, rows: list[Any]) -> Generator[Batch]:
+        """Batches of the run's images, without thumbnails."""
+        return batches(
+            self.source,
+            rows,
+            preprocess=self.model.preprocess,
+            workers=self.workers,
+            thumbnails=False,
+        )
+
+    def _reference_batches(self) -> list[list[int]]:
+        rows, size = self.reference_rows().tolist(), self.settings.batch_size
+        return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+    def reference_rows(self) -> npt.NDArray[np.int64]:
+        """The rows of the reference set: evenly spread over the run."""
+        images, count = self.shape.images, self.settings.reference
+        return np.arange(count, dtype=np.int64) * images // max(count, 1)
+
+    def _commit(self, found: Mapping[int, FittedNeurons]) -> None:
+        group = self.layout.arrays(self.folder)
+        arrays = {
+            name: np.stack([getattr(found[layer], field) for layer in self.shape.neuron_layers])
+            for name, field in _FITTED.items()
+        }
+        arrays["neuron_reference"] = self.reference_rows()
+        for name, values in arrays.items():
+            write_static(group / name, values)
+        files = [path for name in arrays for path in (group / name).rglob("*") if path.is_file()]
+        for path in files:
+            durable.sync_file(path)
+        entries = [manifest.entry(self.layout.root, path) for path in files]
+        manifest.commit(self.layout, self.layout.fitted_manifest(self.folder), files=entries)
+
+
+@dataclass
+class _KeptState:
+    """The state of a fit on disk: replaced whole, at most once a minute."""
+
+    layout: Layout
+    folder: str
+    number: int
+    _written: float = 0.0
+
+    def restore(self, fit: NeuronFit) -> int:
+        """Bring a fit to where the last process left it; returns the steps that are done."""
+        self._written = time.monotonic()
+        path = self.layout.fitting(self.folder, self.number)
+        if not path.exists():
+            return 0
+        state = load_file(path)
+        step = int(state.pop("step"))
+        fit.restore(state)
+        return step
+
+    def keep(self, fit: NeuronFit, step: int, *, now: bool = False) -> None:
+        """Write the state after so many steps, if the last one is old enough."""
+        if not now and time.monotonic() - self._written < _SECONDS:
+            return
+        state = fit.state() | {"step": torch.tensor(step)}
+        write_tensors(self.layout.fitting(self.folder, self.number), state)
+        self._written = time.monotonic()
+
+
+def write_tensors(path: Any, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors to a file that appears whole or not at all."""
+    durable.write_parts(path, [save(dict(tensors))])
+    durable.sync_directory(path.parent)
+
+
+def neuron_weights(visual: nn.Module, layers: tuple[int, ...]) -> Arrays:
+    """What questions about neurons need of the weights, in float32.
+
+    `neuron_in` W_in [Ln, N, d] and `neuron_in_bias` [Ln, N], from the layer's second norm to the
+    activations; `neuron_out` w_n [Ln, N, d] and `neuron_out_bias` [Ln, d], LayerScale applied.
+    """
+    if not layers:
+        return {}
+    blocks = [read_tower(visual).blocks[layer] for layer in layers]
+
+    def biases(given: list[Tensor | None], width: int) -> Tensor:
+        return torch.stack([torch.zeros(width) if b is None else b.detach().cpu() for b in given])
+
+    neurons, width = blocks[0].fc_weight.shape
+    scales = [
+        torch.ones(width) if block.scale_2 is None else block.scale_2.detach().cpu()
+        for block in blocks
+    ]
+    scale = torch.stack(scales).float()
+    out = torch.stack([block.proj_weight.detach().cpu().float().T for block in blocks])
+    arrays = {
+        "neuron_in": torch.stack([block.fc_weight.detach().cpu() for block in blocks]),
+        "neuron_in_bias": biases([block.fc_bias for block in blocks], neurons),
+        "neuron_out": out * scale[:, None],
+        "neuron_out_bias": biases([block.proj_bias for block in blocks], width).float() * scale,
+    }
+    return {name: array.float().contiguous().numpy() for name, array in arrays.items()}
+
+
+def effect_arrays(effects: NeuronEffects) -> Arrays:
+    """A batch's numbers by the names of the run's arrays, on the CPU."""
+    return {name: getattr(effects, field).cpu().numpy() for name, field in EFFECTS.items()}
