@@ -32,8 +32,8 @@ from ..schema.errors import (
     UnknownRun,
 )
 from .named_components import Components, addresses_of, parts_of
-from .open_run import KeptHead, OpenRun, keeping
-from .printing import layers_named
+from .open_run import KeptHead, OpenRun
+from .printing import keeping, layers_named
 from .roles import Role
 from .selection import Selection
 

@@ -4,28 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from ..queries.concepts import Effects
 from ..queries.heatmaps import head_token_map, map_direction, patch_grid, token_map
 from ..queries.retrieval import fold, head_scores
 from ..queries.segmentation import Threshold, foreground, heat
 from ..schema.components import Head, layer_terms
-from ..schema.errors import (
-    BadQuestion,
-    ImageFileMissing,
-    NeuronsNotStored,
-    UnknownPool,
-)
+from ..schema.errors import BadQuestion, UnknownPool
+from .backdrops import crop_of
+from .candidates import Pool
 from .classifier import Classifier, check_classifier
+from .concepts import concepts
 from .heatmap import Heatmap
 from .heatmap_grid import HeatmapGrid
 from .masks import crop_size
 from .named_components import Components, addresses_of
+from .neuron_codes import CodeQuestion
 from .open_run import OpenRun
+from .result import Result
+from .run_neurons import Layers
 from .segmentation import Segmentation, check_size, check_threshold
+from .segmentation_methods import Method, NeuronMethod, check_method
 from .selection import Images
 from .spans import head_span_of
 from .values import Values
@@ -139,40 +142,84 @@ class ImageView:
         self,
         text: str,
         *,
-        method: Literal["tokens", "neurons"] = "tokens",
-        threshold: Threshold = "mean",
+        method: Method = "tokens",
+        threshold: Threshold | None = None,
         relative_to: str | None = None,
         debias: Debias = True,
+        layers: Layers = None,
+        neurons: int = 200,
+        signed: bool = False,
         size: tuple[int, int] | None = None,
     ) -> Segmentation:
-        """Where a text is, as a mask of the crop that the model saw (thesis, section 2.5).
+        """Where a text is, as a mask of the crop that the model saw (sections 2.5 and 3.5).
 
-        The map of all layers and heads, less the mean map of a pool, of class texts or of a
-        classifier (`debias`), is enlarged to `size` = (height, width), by default the crop's,
-        clipped at 0 and scaled to [0, 1]; what lies above `threshold`, by default above the map's
-        own mean, is the mask. Raises as `heatmap` does, `BadQuestion` for a threshold or size out
-        of range, or `NeuronsNotStored`.
+        "tokens": the map of all layers and heads, less the mean map of a pool, of class texts or of
+        a classifier (`debias`), is enlarged to `size` = (height, width), by default the crop's,
+        clipped at 0 and scaled to [0, 1]; above `threshold`, by default the map's own mean, is the
+        mask. "neurons": the mean activation map of those `neurons` of `layers` (by default all that
+        are kept) whose directions have the largest `|<r_n, text>|`, scaled to [0, 1]; the threshold
+        is 0.5. `signed` turns neurons around that write against the text. Raises as `heatmap` does,
+        `BadQuestion` for a threshold or size out of range, `NeuronsNotStored` or
+        `NeuronInputNotStored`.
         """
-        if method == "neurons":
-            msg = (
-                f"run {self._run.name!r} kept no neurons, which method='neurons' segments with; "
-                "method='tokens' does with what it kept."
-            )
-            raise NeuronsNotStored(msg)
-        if method != "tokens":
-            msg = f"method={method!r} is no way to segment; there are 'tokens' and 'neurons'."
-            raise BadQuestion(msg)
-        check_threshold(threshold)
+        check_method(method, layers=layers, signed=signed)
+        if threshold is not None:
+            check_threshold(threshold)
         target = crop_size(self._run.row) if size is None else check_size(size)
-        scores = self.heatmap(text, relative_to=relative_to, debias=debias).values
-        values = heat(scores, target)
+        if method == "neurons":
+            if relative_to is not None:
+                msg = "relative_to= takes maps of tokens away; method='neurons' has none of them."
+                raise BadQuestion(msg)
+            way = NeuronMethod(
+                self._run,
+                self._run.texts.encode([text]),
+                layers=layers,
+                neurons=neurons,
+                signed=signed,
+            )
+            one = np.array([self.row]), np.zeros(1, np.int64)
+            (values,) = way.heats(*one, size=target)
+            limit = way.threshold if threshold is None else threshold
+        else:
+            scores = self.heatmap(text, relative_to=relative_to, debias=debias).values
+            values = heat(scores, target)
+            limit = "mean" if threshold is None else threshold
         return Segmentation(
             values,
-            foreground(values, threshold),
+            foreground(values, limit),
             text=text,
-            threshold=threshold,
+            threshold=limit,
             background=self._crop,
         )
+
+    def concepts(
+        self,
+        layer: Layers = None,
+        pool: Pool = None,
+        k: int = 10,
+        *,
+        m: int = 16,
+        center: bool = False,
+        signed: bool = True,
+    ) -> Result:
+        """What the image shows, in the words of its active neurons (thesis, appendix B).
+
+        Neurons whose norm is above their 98th percentile vote for the texts of their sparse codes,
+        `w_j = sum_n gamma_j^n x_n`; `signed=False` takes their norms for x, as the thesis does.
+        `layer` is one, several, or None for all that are kept; `pool`, `m` and `center` are as in
+        `NeuronView.texts`. Columns `rank`, `text`, `score`, and `neurons`, how many of the active
+        ones hold the text. Raises `NeuronsNotStored`, `BadQuestion`, `UnknownPool` or
+        `TextNotStored`.
+        """
+        question = CodeQuestion.of(self._run, pool, m=m, center=center)
+        neurons = self._run.neurons
+        norms = neurons.array("neuron_norm").read(self.row)[0]
+        coefficients = neurons.array("neuron_coefficient").read(self.row)[0]
+        effects = {
+            layer: Effects(norms[place], coefficients[place], neurons.threshold[place])
+            for layer, place in ((one, neurons.place(one)) for one in neurons.layers(layer))
+        }
+        return concepts(question, effects, k, signed=signed)
 
     def picture(self) -> Image:
         """The original image, if its file is still there, else the thumbnail; upright RGB.
@@ -256,10 +303,7 @@ class ImageView:
         )[0]
 
     def _crop(self) -> Image | None:
-        try:
-            return self.thumbnail()
-        except ImageFileMissing:
-            return None
+        return crop_of(self._run, self.row)
 
     def __repr__(self) -> str:
         label = "" if self.label is None else f", {self.label}"

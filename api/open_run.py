@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,8 +29,9 @@ from ..schema.snapshot import Snapshot, read_static, run_shape
 from .annotations import with_role
 from .console import Console
 from .pictures import RunPictures
-from .printing import layers_named
+from .printing import keeping, layers_named
 from .result import Result
+from .run_neurons import RunNeurons
 from .selection import RunImages
 from .texts import RunTexts
 
@@ -75,6 +76,11 @@ class OpenRun:
     def arrays(self) -> dict[str, RowArray]:
         """The run's row arrays."""
         return self._snapshot.row_arrays(self.row)
+
+    @cached_property
+    def neurons(self) -> RunNeurons:
+        """The run's neurons."""
+        return RunNeurons(self.layout, self.row, self.shape, self.arrays)
 
     @cached_property
     def segments(self) -> list[int]:
@@ -194,12 +200,3 @@ class OpenRun:
             )
             raise UnknownComponent(msg)
         return head
-
-
-def keeping(option: str, layers: Iterable[int] | str = ()) -> str:
-    """How to get what a run did not keep: an option of another ingest, with layers or a value."""
-    value = layers if isinstance(layers, str) else ",".join(map(str, sorted(layers)))
-    return (
-        f"An ingest into a new run, `--run NEW_NAME {option}{value and ' '}{value}`, keeps them: "
-        "a run's settings are fixed when it begins."
-    )

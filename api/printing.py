@@ -10,7 +10,7 @@ from io import StringIO
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from rich.table import Table
     from rich.text import Text
@@ -34,6 +34,15 @@ def layers_named(layers: Sequence[int]) -> str:
     if len(layers) > 2 and layers[-1] - layers[0] == len(layers) - 1:
         return f"layers {layers[0]} to {layers[-1]}"
     return f"layer{'s' if len(layers) > 1 else ''} {', '.join(map(str, layers))}"
+
+
+def keeping(option: str, layers: Iterable[int] | str = ()) -> str:
+    """How to get what a run did not keep: an option of another ingest, with layers or a value."""
+    value = layers if isinstance(layers, str) else ",".join(map(str, sorted(layers)))
+    return (
+        f"An ingest into a new run, `--run NEW_NAME {option}{value and ' '}{value}`, keeps them: "
+        "a run's settings are fixed when it begins."
+    )
 
 
 def renderables(result: Result, width: int, *, shown: int = SHOWN) -> Iterator[Table | Text]:

@@ -17,11 +17,14 @@ from .head import HeadView
 from .image import ImageView
 from .masks import Masks
 from .named_components import Components
+from .neuron_questions import NeuronQuestions
 from .open_run import OpenRun
 from .printing import human_bytes, layers_named
 from .ranking import nearest_representations, top_representations
 from .reconstruction import Pools, Reconstruction, reconstruct
 from .result import Result
+from .run_neurons import Layers
+from .segmentation_methods import Method
 from .segmentation_scores import SegmentationScores, Target, evaluate_segmentation
 from .selection import Images
 from .spurious import spurious_heads
@@ -33,7 +36,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-class RunView(ClassQuestions):
+class RunView(ClassQuestions, NeuronQuestions):
     """A model's inner workings over a data set, as one ingest kept them."""
 
     def __init__(self, run: OpenRun) -> None:
@@ -229,13 +232,17 @@ class RunView(ClassQuestions):
         classes: Classes | Classifier | None = None,
         label: str = "label",
         target: Target = "label",
-        threshold: Threshold = "mean",
+        method: Method = "tokens",
+        layers: Layers = None,
+        neurons: int = 200,
+        signed: bool = False,
+        threshold: Threshold | None = None,
         templates: Templates = None,
         ignore: int | None = None,
         images: Images = None,
         where: Where = None,
     ) -> SegmentationScores:
-        """Pixel accuracy, mIoU and mAP of zero-shot segmentation (Table 2.4).
+        """Pixel accuracy, mIoU and mAP of zero-shot segmentation (Tables 2.4 and 3.4).
 
         `masks` is a folder of PNG files named like the images (also `NAME_mask.png`), an array
         [images, H, W] in the images' order, or a mapping or function from keys to arrays; what is
@@ -244,9 +251,11 @@ class RunView(ClassQuestions):
         Each image is segmented by the class that its column `label` names (those without one are
         passed over), or by the one that the model predicts. `classes` are their names or a
         classifier, by default all labels there are;
-        `templates` as in `classifier`. The mean map over all classes is taken away.
-        Raises `TokensNotStored`, `MaskMissing`, `BadMask`, `UnknownLabel`, `UnknownColumn`,
-        `ClassifierMismatch`, `BadClasses`, `TextNotStored`, `BadQuestion` or `BadSelection`.
+        `templates` as in `classifier`. With tokens the mean map over all classes is taken away;
+        `method`, `layers`, `neurons`, `signed` and `threshold` are as in `ImageView.segment`.
+        Raises `TokensNotStored`, `NeuronsNotStored`, `NeuronInputNotStored`, `MaskMissing`,
+        `BadMask`, `UnknownLabel`, `UnknownColumn`, `ClassifierMismatch`, `BadClasses`,
+        `TextNotStored`, `BadQuestion` or `BadSelection`.
         """
         return evaluate_segmentation(
             self._run,
@@ -254,6 +263,10 @@ class RunView(ClassQuestions):
             classes=classes,
             label=label,
             target=target,
+            method=method,
+            layers=layers,
+            neurons=neurons,
+            signed=signed,
             threshold=threshold,
             templates=templates,
             ignore=ignore,
@@ -283,6 +296,8 @@ class RunView(ClassQuestions):
         kept += ["tokens"] if shape.tokens else []
         if shape.head_token_layers:
             kept.append(f"head-tokens of {layers_named(shape.head_token_layers)}")
+        if shape.neuron_layers:
+            kept.append(f"neurons of {layers_named(shape.neuron_layers)}")
         residual = facts["max_residual"]
         return Card(
             f"run {self.name}",

@@ -1,4 +1,4 @@
-"""How well token heatmaps segment a run's images, by the protocol of Table 2.4."""
+"""How well a run's images are segmented, by the protocol of Tables 2.4 and 3.4."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import numpy.typing as npt
 
 from ..queries import segmentation
 from ..queries.classification import predict
-from ..queries.heatmaps import patch_grid
 from ..queries.segmentation import Threshold
 from ..schema.errors import BadQuestion, BadSelection, UnknownColumn, UnknownLabel
 from .card import Card
@@ -20,7 +19,9 @@ from .masks import CropMasks, Masks, crop_size
 from .open_run import OpenRun
 from .printing import counted
 from .result import Result
+from .run_neurons import Layers
 from .segmentation import check_threshold
+from .segmentation_methods import Method, NeuronMethod, TokenMethod, check_method
 from .selection import Images, Selection
 from .sql_text import quoted
 from .where import Where
@@ -79,7 +80,11 @@ def evaluate_segmentation(
     classes: Classes | Classifier | None = None,
     label: str = "label",
     target: Target = "label",
-    threshold: Threshold = "mean",
+    method: Method = "tokens",
+    layers: Layers = None,
+    neurons: int = 200,
+    signed: bool = False,
+    threshold: Threshold | None = None,
     templates: Templates = None,
     ignore: int | None = None,
     images: Images = None,
@@ -87,10 +92,15 @@ def evaluate_segmentation(
 ) -> SegmentationScores:
     """Segment images by a class each and compare with masks; see `RunView.evaluate_segmentation`.
 
-    Holds one block of images' tokens and maps in memory at a time.
+    Holds one block of images' tokens (or what neurons read) and maps in memory at a time.
     """
-    token = run.need_tokens()
-    check_threshold(threshold)
+    check_method(method, layers=layers, signed=signed)
+    if threshold is not None:
+        check_threshold(threshold)
+    if method == "tokens":
+        run.need_tokens()
+    else:
+        run.neurons.need_input()
     if target not in ("label", "predicted"):
         msg = f"target={target!r} is no choice of the class; there are 'label' and 'predicted'."
         raise BadQuestion(msg)
@@ -108,11 +118,15 @@ def evaluate_segmentation(
     placed = CropMasks(masks, keys, run.row, needed=places.tolist())
     chosen = Selection(chosen.rows[places], chosen.image_ids[places])
     targets = _targets(made, labels, keys) if target == "label" else None
-    directions = made.weights - made.weights.mean(0, dtype=np.float64).astype(np.float32)
-
+    if method == "neurons":
+        way = NeuronMethod(run, made.weights, layers=layers, neurons=neurons, signed=signed)
+    else:
+        way = TokenMethod(
+            run, made.weights - made.weights.mean(0, dtype=np.float64).astype(np.float32)
+        )
+    limit = way.threshold if threshold is None else threshold
     size = crop_size(run.row)
-    grid = (run.row["grid_height"], run.row["grid_width"])
-    block = max(1, _BLOCK_BYTES // (8 * run.shape.patches * run.shape.embed_dim + 40 * _area(size)))
+    block = max(1, _BLOCK_BYTES // (way.image_bytes + 40 * _area(size)))
     counts = np.zeros((len(chosen), 2, 2), np.int64)
     precision = np.zeros((len(chosen), 2))
     used = np.zeros(len(chosen), np.int64)
@@ -122,9 +136,8 @@ def evaluate_segmentation(
             of = predict(run.arrays["representation"].read(rows), made.weights)
         else:
             of = targets[start : start + block]
-        scores = np.matmul(token.read(rows).astype(np.float32), directions[of][:, :, None])[..., 0]
-        heats = segmentation.heat(patch_grid(scores, grid), size)
-        predicted = segmentation.foreground(heats, threshold)
+        heats = way.heats(rows, of, size=size)
+        predicted = segmentation.foreground(heats, limit)
         for number, (heat, found) in enumerate(zip(heats, predicted, strict=True), start):
             place = int(places[number])
             mask = placed.read(place, sizes[place])

@@ -14,8 +14,8 @@ from ..schema.components import Head
 from ..schema.errors import HeadNotStored
 from .classifier import Classifier, check_classifier
 from .labels import labelled
-from .open_run import OpenRun, keeping
-from .printing import counted, layers_named
+from .open_run import OpenRun
+from .printing import counted, keeping, layers_named
 from .result import Result
 from .selection import Images
 from .where import Where

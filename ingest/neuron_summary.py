@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from ..queries.sparse_text import sparse_codes
+from ..queries.sparse_text import CODE_LENGTH, sparse_codes
 from ..schema.arrays import RunShape
 from ..schema.catalog import Draft
 from ..schema.components import Neuron
@@ -18,7 +18,6 @@ from .by_neuron import Summary
 
 MOST_PEAK_ROWS = 100_000_000
 TOP_IMAGES = 20  # in the catalogue; the arrays keep more
-TEXTS_KEPT = 16
 
 
 def summarize_neurons(
@@ -72,7 +71,7 @@ def find_neuron_texts(draft: Draft, layout: Layout, run: Run, *, pool: Pool) -> 
     vectors = read_pool_vectors(layout, pool.name, model.weights_sha256)
     directions = read_static(layout, run.folder, "neuron_direction")
     for layer, targets in zip(json.loads(run.neuron_layers), directions, strict=True):
-        codes = sparse_codes(targets, vectors, m=TEXTS_KEPT, path=False)
+        codes = sparse_codes(targets, vectors, m=CODE_LENGTH, path=False)
         neuron, place = np.nonzero(codes.picks >= 0)
         count = len(neuron)
         draft.insert(
@@ -83,7 +82,7 @@ def find_neuron_texts(draft: Draft, layout: Layout, run: Run, *, pool: Pool) -> 
                     "layer": pa.array(np.full(count, layer, np.int32)),
                     "neuron": neuron.astype(np.int32),
                     "pool_id": pa.array(np.full(count, pool.pool_id, np.int32)),
-                    "m": pa.array(np.full(count, TEXTS_KEPT, np.int32)),
+                    "m": pa.array(np.full(count, CODE_LENGTH, np.int32)),
                     "centered": pa.array(np.zeros(count, np.bool_)),
                     "rank": (place + 1).astype(np.int32),
                     "position": codes.picks[neuron, place].astype(np.int32),

@@ -20,6 +20,8 @@ I64 = npt.NDArray[np.int64]
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
 
+CODE_LENGTH = 16  # texts of the codes that an ingest keeps
+
 _EPSILON = float(np.finfo(np.float64).eps)
 _HALF_UNIT = float(np.finfo(np.float32).eps) / 2
 # Where scikit-learn stops: the residual's largest product with an atom, for targets of unit length.
@@ -251,6 +253,25 @@ def _best(left: F64, length: F64, pool: _Pool, scores: F32) -> tuple[I64, F64]:
         first = int(np.argmax(exact >= exact.max() - _TIE * length[target]))
         chosen[target], value[target] = near[first], exact[first]
     return chosen, value
+
+
+def refitted(targets: Numbers, atoms: Numbers, picks: I64) -> F64:
+    """Coefficients [n, m] of `targets` [n, E] in atoms picked before (-1: none), by least squares.
+
+    With the first m picks of a longer pursuit they are those of one that stops at m. Picks as
+    `sparse_codes` makes them: each adds to those before it.
+    """
+    out = np.zeros(picks.shape)
+    for start in range(0, len(picks), _TARGETS):
+        part = slice(start, start + _TARGETS)
+        real = picks[part] >= 0
+        rows = np.where(real[..., None], np.asarray(atoms[picks[part]], np.float64), 0)
+        # An orthonormal frame first: normal equations would square the condition.
+        frame, triangle = np.linalg.qr(rows.transpose(0, 2, 1))
+        triangle += np.eye(picks.shape[1]) * ~real[:, None]
+        along = np.einsum("nem,ne->nm", frame, np.asarray(targets[part], np.float64))
+        out[part] = np.where(real, _solved(triangle, np.where(real, along, 0)), 0)
+    return out
 
 
 def _orthogonal(frame: F64, atom: F64) -> tuple[F64, float]:

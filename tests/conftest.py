@@ -41,6 +41,20 @@ def world_store(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def neuron_store(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store like `world_store` with all neurons, what they read, and the world's own pool."""
+    from world_store import ingest_scenes
+
+    from lensbase.ingest.pools import TextPool
+    from lensbase.ingest.world.pool import text_pool
+
+    path = tmp_path_factory.mktemp("neurons") / "s.lens"
+    pool = TextPool("scenes", tuple(text_pool()))
+    assert ingest_scenes(scenes, path, neurons="all", neuron_input=True, pool=pool).complete
+    return path
+
+
+@pytest.fixture(scope="session")
 def evaluation_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store of 1,500 scenes of the embedded world with its own text pool: ground truth."""
     from world_store import ingest_scenes

@@ -1,0 +1,192 @@
+"""Sparse codes of a layer's neurons in texts (T3.4): kept by the ingest or by readers, or made."""
+
+# pyarrow has no types.
+# pyright: reportUnknownParameterType=false
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..queries.sparse_text import CODE_LENGTH, centered_atoms, refitted, sparse_codes
+from ..queries.text_votes import TextCodes
+from ..schema.derived import read_derived, write_derived
+from ..schema.errors import BadQuestion
+from .candidates import Candidates, Pool, candidates_of
+from .open_run import OpenRun
+from .run_neurons import KeptNeuron
+from .whole_numbers import whole
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Numbers = npt.NDArray[np.floating[Any]]
+I64 = npt.NDArray[np.int64]
+F64 = npt.NDArray[np.float64]
+
+TABLE = "neuron_text"
+_IN_MEMORY = 16
+# Part of every fingerprint: to be raised when the same question gets another answer.
+_VERSION = 1
+
+
+@dataclass(frozen=True, eq=False)
+class CodeQuestion:
+    """Everything that the codes of a run's neurons depend on, but for the layer."""
+
+    run: OpenRun
+    candidates: Candidates
+    m: int
+    center: bool
+
+    @classmethod
+    def of(cls, run: OpenRun, pool: Pool, *, m: int, center: bool = False) -> CodeQuestion:
+        """Check a question; raises `BadQuestion`, `UnknownPool` or `TextNotStored`."""
+        run.neurons.layers()
+        m = whole(m, "m", least=1, of="texts")
+        return cls(run, candidates_of(run, pool), m, bool(center))
+
+    @property
+    def note(self) -> str:
+        """How the codes were made, for every result that shows them."""
+        pool = "of the texts given" if self.candidates.name is None else f"of {self.pool!r}"
+        atoms = f"texts {pool}, the pool's mean taken away" if self.center else f"texts {pool}"
+        return f"codes of {self.m} {atoms}"
+
+    @property
+    def pool(self) -> str | None:
+        """The name of the stored pool, None for texts given."""
+        return self.candidates.name
+
+    @property
+    def depth(self) -> int:
+        """Texts of the codes that are kept, of which those asked for are the first."""
+        return max(self.m, CODE_LENGTH)
+
+    @cached_property
+    def atoms(self) -> Numbers:
+        """The pool's vectors as the pursuit takes them: of unit length, centered if asked for."""
+        vectors = self.candidates.vectors
+        length = np.linalg.norm(vectors.astype(np.float64), axis=1)
+        if not np.all(length > 0):
+            msg = f"row {int(np.argmin(length))} of pool= is 0, which no neuron is made of."
+            raise BadQuestion(msg)
+        if np.abs(length - 1).max() > 1e-3:
+            vectors = (vectors / length[:, None]).astype(vectors.dtype)
+        return centered_atoms(vectors) if self.center else vectors
+
+    def codes(self, layer: int) -> TextCodes:
+        """The codes of all neurons of a layer: looked up, or computed and kept."""
+        key = (layer, self.candidates.sha256, self.m, self.center)
+        held = self.run.neurons.codes
+        if key in held:
+            return held[key]
+        picks, coefficients = self._kept(layer) or self._computed(layer)
+        if self.m < picks.shape[1]:
+            picks = picks[:, : self.m]
+            coefficients = refitted(self._targets(layer), self.atoms, picks)
+        while len(held) >= _IN_MEMORY:
+            held.pop(next(iter(held)), None)
+        held[key] = TextCodes(picks, coefficients, self._size)
+        return held[key]
+
+    def code(self, neuron: KeptNeuron) -> tuple[I64, F64]:
+        """Picks and coefficients of one neuron, without making those of all its layer."""
+        layer, number = neuron.address.layer, neuron.address.neuron
+        found = self.run.neurons.codes.get((layer, self.candidates.sha256, self.m, self.center))
+        if found is not None:
+            picks, coefficients = found.picks[number], np.asarray(found.coefficients[number])
+        else:
+            kept = self._kept(layer, number)
+            target = self._targets(layer)[number : number + 1]
+            if kept is None:
+                made = sparse_codes(target, self.atoms, m=self.m, path=False)
+                picks, coefficients = made.picks[0], made.coefficients[0]
+            elif self.m < kept[0].shape[1]:
+                picks = kept[0][0, : self.m]
+                coefficients = refitted(target, self.atoms, picks[None])[0]
+            else:
+                picks, coefficients = kept[0][0], kept[1][0]
+        real = picks >= 0
+        return np.asarray(picks[real], np.int64), np.asarray(coefficients[real], np.float64)
+
+    @property
+    def _size(self) -> int:
+        return len(self.candidates.vectors)
+
+    def _targets(self, layer: int) -> Numbers:
+        return self.run.neurons.direction[self.run.neurons.place(layer)]
+
+    def _kept(self, layer: int, neuron: int | None = None) -> tuple[I64, F64] | None:
+        """Codes as the catalogue or a file beside it has them, of all neurons or of one."""
+        if self.run.row["status"] != "complete":
+            return None
+        rows = self._catalogued(layer, neuron)
+        if rows is None:
+            rows = read_derived(self.run.layout, TABLE, self._parameters(layer))
+        if rows is None:
+            return None
+        numbers, rank, position, coefficient = (
+            rows.column(name).to_numpy() for name in ("neuron", "rank", "position", "coefficient")
+        )
+        count = self.run.neurons.count
+        picks = np.full((count, self.depth), -1, np.int64)
+        found = np.zeros((count, self.depth))
+        picks[numbers, rank - 1], found[numbers, rank - 1] = position, coefficient
+        return (picks, found) if neuron is None else (picks[[neuron]], found[[neuron]])
+
+    def _catalogued(self, layer: int, neuron: int | None) -> pa.Table | None:
+        if self.center or self.candidates.pool_id is None or self.m > CODE_LENGTH:
+            return None
+        one = "" if neuron is None else f" AND neuron = {neuron}"
+        rows = self.run.console.query(
+            "SELECT neuron, rank, position, coefficient FROM neuron_text "
+            f"WHERE run_id = ? AND layer = ?{one} AND pool_id = ? AND m = ? AND NOT centered",
+            [self.run.row["run_id"], layer, self.candidates.pool_id, CODE_LENGTH],
+        )
+        return rows if rows.num_rows else None
+
+    def _computed(self, layer: int) -> tuple[I64, F64]:
+        made = sparse_codes(self._targets(layer), self.atoms, m=self.depth, path=False)
+        if self.run.row["status"] == "complete":
+            rows = code_rows(made.picks, made.coefficients)
+            write_derived(self.run.layout, TABLE, self._parameters(layer), rows=rows)
+        return made.picks, made.coefficients
+
+    def _parameters(self, layer: int) -> dict[str, Any]:
+        row = self.run.row
+        facts: Mapping[str, Any] = {
+            "version": _VERSION,
+            "run": self.run.name,
+            "run_id": row["run_id"],
+            "run_fingerprint": row["fingerprint"],
+            "keys_sha256": row["keys_sha256"],
+            # The reference set's images may be others after segments were redone.
+            "content": self.run.content,
+            "pool": self.candidates.name,
+            "pool_sha256": self.candidates.sha256,
+            "layer": layer,
+            "m": self.depth,
+            "center": self.center,
+        }
+        return dict(facts)
+
+
+def code_rows(picks: I64, coefficients: F64) -> pa.Table:
+    """Codes [N, m] as rows `neuron`, `rank`, `position`, `coefficient`."""
+    import pyarrow as pa
+
+    neuron, place = np.nonzero(picks >= 0)
+    return pa.table(
+        {
+            "neuron": neuron.astype(np.int32),
+            "rank": (place + 1).astype(np.int32),
+            "position": picks[neuron, place].astype(np.int32),
+            "coefficient": coefficients[neuron, place],
+        }
+    )
