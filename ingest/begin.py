@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -144,8 +145,8 @@ def check_same(known: Mapping[str, Any], request: Request) -> None:
     if known["keys_sha256"] != keys_sha256(request.table):
         differences.append(f"{known['images']} images, now {request.table.num_rows} other ones")
     for name, value in asdict(request.settings).items():
-        before = tuple(known[name]) if isinstance(value, tuple) else known[name]
-        if before != value:
+        before = _tuples(known[name])
+        if before != value and name not in _implied(known, request.settings):
             option = _OPTIONS.get(name, f"--{name.replace('_', '-')}")
             differences.append(f"{option} {_told(before)}, now {_told(value)}")
     then, today = known["versions"], versions()
@@ -162,6 +163,18 @@ def check_same(known: Mapping[str, Any], request: Request) -> None:
             "was begun with, choose another name with --run, or `lensbase run drop` it first."
         )
         raise RunMismatch(msg)
+
+
+def _implied(known: Mapping[str, Any], settings: Settings) -> tuple[str, ...]:
+    """Settings whose difference another difference explains."""
+    if known["neuron_layers"] and settings.neuron_layers:
+        return ("neurons",)
+    return ("neurons", "neuron_passes", "neuron_input", "reference")
+
+
+def _tuples(value: Any) -> Any:
+    """JSON's lists, at any depth, as the tuples that settings hold."""
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def _told(value: Any) -> str:
@@ -267,8 +280,21 @@ def write_arrays(
     declare(group, run_arrays(shape), segment_rows=shape.segment_rows, attributes={"run": run})
     for name, values in static.items():
         write_static(group / name, values)
-    files = [path for path in group.rglob("*") if path.is_file()]
+    _commit(layout, group.rglob("*"), place=layout.static_manifest(folder))
+
+
+def commit_fitted(layout: Layout, folder: str, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Write what a run's reference set said of its neurons, and commit it."""
+    group = layout.arrays(folder)
+    for name, values in arrays.items():
+        write_static(group / name, values)
+    written = (path for name in arrays for path in (group / name).rglob("*"))
+    _commit(layout, written, place=layout.fitted_manifest(folder))
+
+
+def _commit(layout: Layout, paths: Iterable[Path], *, place: Path) -> None:
+    files = [path for path in paths if path.is_file()]
     for path in files:
         durable.sync_file(path)
     entries = [manifest.entry(layout.root, path) for path in files]
-    manifest.commit(layout, layout.static_manifest(folder), files=entries)
+    manifest.commit(layout, place, files=entries)

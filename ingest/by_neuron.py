@@ -106,6 +106,8 @@ def remove_earlier(layout: Layout, folder: str) -> None:
     """Remove what finalizing wrote under labels that no kept generation can refer to."""
     found = layout.by_neuron(folder).glob("*-*")
     labels = {int(path.name.rsplit("-", 1)[1]) for path in found}
+    for left in layout.segment_dir(folder).glob(f"by_neuron-*{durable.PARTIAL}"):
+        left.unlink(missing_ok=True)
     for label in sorted(labels)[:-_LABELS_KEPT]:
         layout.by_neuron_manifest(folder, label).unlink(missing_ok=True)
         for path in layout.by_neuron(folder).glob(f"*-{label}"):

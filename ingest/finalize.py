@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -55,6 +56,7 @@ def finalize(layout: Layout, run_id: int) -> None:
         summary = write_by_neuron(layout, found["folder"], shape, label=label, version=str(run_id))
         _publish(layout, run_id, shape, neurons=(label, summary))
         remove_earlier(layout, found["folder"])
+        shutil.rmtree(layout.passes(found["folder"]), ignore_errors=True)
 
 
 def _publish(

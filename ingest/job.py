@@ -102,6 +102,7 @@ def ingest(
     """
     # What needs no model is refused before one is loaded.
     storage, segment_rows = _storage(storage), _segment_rows(segment_rows)
+    images_fitted_to = _reference(reference)
     source = open_source(images, limit=limit, where=where)
     table = source.table()
     device = choose_device(devices)
@@ -114,7 +115,6 @@ def ingest(
         precision=precision,
     )
     info = loaded.info
-    layout = create_store(Path(store))
     data = check_name(dataset, kind="data set") if dataset else slug(Path(source.root).stem)
     name = run or slug("-".join(filter(None, (info.name, _tag(info.pretrained), data))))
     chosen = choose_neuron_layers(neurons, layers=info.layers)
@@ -132,7 +132,7 @@ def ingest(
         neuron_layers=chosen,
         neurons=one_width(loaded.visual, chosen),
         neuron_input=neuron_input and bool(chosen),
-        reference=_reference(reference, table.num_rows) if chosen else 0,
+        reference=min(images_fitted_to, table.num_rows) if chosen else 0,
     )
     request = Request(
         run=check_name(name, kind="run"),
@@ -143,6 +143,7 @@ def ingest(
         model=info,
         settings=settings,
     )
+    layout = create_store(Path(store))
     begun = _begin_or_resume(layout, request, loaded, resume=resume, memory=memory)
     job = SegmentJob(layout, begun, run=name, source=source, model=loaded)
     mine = job.segments_of(part)
@@ -218,11 +219,11 @@ def _say_nothing(message: str) -> None:
     """Tell nobody what begins."""
 
 
-def _reference(asked: int | None, images: int) -> int:
+def _reference(asked: int | None) -> int:
     if asked is not None and asked < 1:
         msg = f"a reference set of {asked} images fits nothing; ask for one image at least."
         raise BadSelection(msg)
-    return min(asked or _REFERENCE, images)
+    return asked or _REFERENCE
 
 
 def _silently(done: int, total: int) -> None:

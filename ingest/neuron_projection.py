@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
@@ -12,10 +12,30 @@ from .second_order import effect_norms, inner_products
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import numpy as np
+    import numpy.typing as npt
     from torch import Tensor
 
-    from .neuron_fit import FittedNeurons
     from .second_order import SecondOrder, Trace
+
+
+class Directions(Protocol):
+    """What a projection needs of one layer's fitted neurons (`FittedNeurons`)."""
+
+    @property
+    def mean(self) -> npt.NDArray[np.float32]:
+        """b_n [N, E]."""
+        ...
+
+    @property
+    def direction(self) -> npt.NDArray[np.float32]:
+        """r_n [N, E]."""
+        ...
+
+    @property
+    def threshold(self) -> npt.NDArray[np.float32]:
+        """[N]."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +64,7 @@ class Projection:
     def __init__(
         self,
         second_order: SecondOrder,
-        fitted: Mapping[int, FittedNeurons],
+        fitted: Mapping[int, Directions],
         *,
         stored: torch.dtype = torch.float32,
     ) -> None:
@@ -65,13 +85,19 @@ class Projection:
             self._threshold[layer] = torch.from_numpy(found.threshold).to(like)
 
     @torch.inference_mode()
-    def __call__(self, trace: Trace) -> NeuronEffects:
-        """Give the numbers of a finished batch."""
+    def __call__(self, trace: Trace, large: Tensor | None = None) -> NeuronEffects:
+        """Give the numbers of a finished batch.
+
+        `large` [B, Ln, N] says which neurons' norms count as above their thresholds, where that
+        is known already.
+        """
         found: list[tuple[Tensor, ...]] = []
-        for layer in self.second_order.layers:
+        known = large
+        for place, layer in enumerate(self.second_order.layers):
             factors = trace.factors(layer)
             norm = effect_norms(factors, self.second_order.root(layer))
-            large = norm.to(self._stored).float() > self._threshold[layer]
+            above = norm.to(self._stored).float() > self._threshold[layer]
+            large = above if known is None else known[:, place].to(above)
             coefficient = inner_products(factors, self._folded[layer]) - self._offset[layer]
             total, bias = trace.total(layer), trace.bias(layer)
             large_total = trace.masked_total(layer, large, factors=factors)

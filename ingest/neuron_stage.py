@@ -9,22 +9,25 @@ Both stages go on where a killed process stopped.
 
 from __future__ import annotations
 
+import shutil
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from safetensors.torch import load_file, save
 
-from ..schema import durable, manifest
-from ..schema.arrays import RunShape, write_static
+from ..schema import durable
+from ..schema.arrays import RunShape
 from ..schema.layout import Layout
 from ..schema.locks import lock_when_free
 from ..schema.shards import read_whole
+from .begin import commit_fitted
 from .decompose import Decomposer, Kept
 from .loading import batches
 from .neuron_fit import FittedNeurons, NeuronFit
@@ -83,7 +86,11 @@ class NeuronStage:
         if done.exists():
             return
         lock = self.layout.run_lock(self.folder)
-        with lock_when_free(lock, self.run, self.shape.segments):
+
+        def waiting() -> None:
+            notice("Another process fits the neurons of this run: waiting for it.")
+
+        with lock_when_free(lock, self.run, self.shape.segments, waiting=waiting):
             if done.exists():
                 return
             passes, images = self.settings.neuron_passes, self.settings.reference
@@ -92,21 +99,19 @@ class NeuronStage:
             for number in range(len(passes)):
                 found |= self._fit_pass(number, progress)
             self._commit(found)
-            for number in range(len(passes)):
-                self.layout.fitting(self.folder, number).unlink(missing_ok=True)
+            # With what a killed process left half-written.
+            shutil.rmtree(self.layout.fitting(self.folder, 0).parent, ignore_errors=True)
+            for left in done.parent.glob(f"{done.name}.*{durable.PARTIAL}"):
+                left.unlink(missing_ok=True)
 
     def projection(self, number: int) -> Projection:
         """The projection of one pass' layers on what the fit found."""
-        layers = self.settings.neuron_passes[number]
-        group = self.layout.arrays(self.folder)
-        static = {field: read_whole(group / name) for name, field in _FITTED.items()}
-        places = {layer: self.shape.neuron_layers.index(layer) for layer in layers}
-        fitted = {
-            layer: FittedNeurons(**{field: array[place] for field, array in static.items()})
-            for layer, place in places.items()
-        }
-        stored = torch.float32 if self.settings.storage == "float32" else torch.float16
-        return Projection(SecondOrder(self.model.visual, layers), fitted, stored=stored)
+        return stored_projection(
+            self.layout.arrays(self.folder),
+            self.shape,
+            visual=self.model.visual,
+            layers=self.settings.neuron_passes[number],
+        )
 
     def _fit_pass(self, number: int, progress: Progress) -> dict[int, FittedNeurons]:
         layers = self.settings.neuron_passes[number]
@@ -158,19 +163,37 @@ class NeuronStage:
         return np.arange(count, dtype=np.int64) * images // max(count, 1)
 
     def _commit(self, found: Mapping[int, FittedNeurons]) -> None:
-        group = self.layout.arrays(self.folder)
         arrays = {
             name: np.stack([getattr(found[layer], field) for layer in self.shape.neuron_layers])
             for name, field in _FITTED.items()
         }
         arrays["neuron_reference"] = self.reference_rows()
-        for name, values in arrays.items():
-            write_static(group / name, values)
-        files = [path for name in arrays for path in (group / name).rglob("*") if path.is_file()]
-        for path in files:
-            durable.sync_file(path)
-        entries = [manifest.entry(self.layout.root, path) for path in files]
-        manifest.commit(self.layout, self.layout.fitted_manifest(self.folder), files=entries)
+        commit_fitted(self.layout, self.folder, arrays)
+
+
+class StoredDirections(NamedTuple):
+    """What a projection needs of one layer's neurons, as a run keeps it."""
+
+    mean: npt.NDArray[np.float32]
+    direction: npt.NDArray[np.float32]
+    threshold: npt.NDArray[np.float32]
+
+
+def stored_projection(
+    group: Path, shape: RunShape, *, visual: nn.Module, layers: Sequence[int]
+) -> Projection:
+    """The projection of some layers' neurons on what a run's fit found.
+
+    `group` is the Zarr group of the run's arrays, `shape` their shape.
+    """
+    arrays = [read_whole(group / f"neuron_{field}") for field in StoredDirections._fields]
+    places = {layer: shape.neuron_layers.index(layer) for layer in layers}
+    fitted = {
+        layer: StoredDirections(*(array[place] for array in arrays))
+        for layer, place in places.items()
+    }
+    stored = torch.float32 if shape.storage == "float32" else torch.float16
+    return Projection(SecondOrder(visual, layers), fitted, stored=stored)
 
 
 @dataclass

@@ -39,6 +39,7 @@ def clear_partial(run: RunFiles, segment: int) -> None:
         for name, spec in run_arrays(run.shape).items()
     ]
     rows = (
+        layout.manifest(folder, segment),
         layout.image_rows(folder, segment),
         layout.effect_rows(folder, segment),
         layout.peak_rows(folder, segment),
@@ -112,9 +113,12 @@ class SegmentBuffer:
             "max_residual": float(residual.max()) if residual.size else None,
         }
         layout, folder = self.run.layout, self.run.folder
-        return manifest.commit(
+        written = manifest.commit(
             layout, layout.manifest(folder, self.segment), files=files, facts=facts
         )
+        # It holds their numbers now.
+        manifest.forget_passes(layout, folder, self.segment)
+        return written
 
     def _encoded(self) -> Iterator[tuple[Path, list[memoryview]]]:
         """Encode one file after the other, so that only one is in memory twice."""

@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file
 
 from ..schema.arrays import run_arrays
-from ..schema.errors import BadPart
+from ..schema.errors import BadPart, ImagesChanged
 from ..schema.layout import Layout
-from ..schema.manifest import committed_segments, read_manifest
+from ..schema.manifest import committed_segments, forget_passes, read_manifest
 from ..schema.snapshot import read_static
 from .begin import BegunRun, requested_shape
 from .decompose import Decomposer, Kept, head_basis
@@ -239,6 +239,7 @@ class _EarlierPasses:
         if not batch.ok.any():
             return
         rows, layers = batch.rows[batch.ok], self._job.shape.neuron_layers
+        self._check_same_images(rows, segment)
         passes = self._job.begun.settings.neuron_passes
         for name, spec in self._job.effects.items():
             whole = np.empty((len(rows), *spec.shape[1:]), np.float32)
@@ -247,3 +248,16 @@ class _EarlierPasses:
                 which = np.searchsorted(found["row"], rows)
                 whole[:, [layers.index(layer) for layer in passes[number]]] = found[name][which]
             values[name] = whole
+
+    def _check_same_images(self, rows: npt.NDArray[np.int64], segment: int) -> None:
+        """Raise `ImagesChanged` where an earlier pass could not read what can be read now."""
+        for found in self._found:
+            missing = np.setdiff1d(rows, found.get("row", rows[:0]))
+            if len(missing):
+                forget_passes(self._job.layout, self._job.begun.folder, segment)
+                msg = (
+                    f"the image of row {missing[0]} of run {self._job.run_name!r} can be read now "
+                    "and could not in an earlier pass over the images: the same `lensbase ingest` "
+                    f"command again goes over segment {segment} anew."
+                )
+                raise ImagesChanged(msg)

@@ -236,6 +236,10 @@ class PreprocessFailed(LensbaseError, RuntimeError):
     """A model's preprocessing that fails on a good image."""
 
 
+class ImagesChanged(LensbaseError, RuntimeError):
+    """An image that one pass over a run's images could read and another could not."""
+
+
 class WorkerDied(LensbaseError, RuntimeError):
     """A decoding process that ended before its work was done."""
 
@@ -288,6 +292,10 @@ class DeviceNotFound(LensbaseError, ValueError):
 
 class BadColumns(LensbaseError, ValueError):
     """A table of columns to add that does not fit the store's images."""
+
+
+class BadSize(LensbaseError, ValueError):
+    """A number of bytes that cannot be read, such as 4 apples."""
 
 
 class MemoryTooSmall(LensbaseError, ValueError):

@@ -70,7 +70,11 @@ class Layout:
 
     def pass_rows(self, run: str, segment: int, number: int) -> Path:
         """A segment's neuron layers of one pass, until its last pass commits it."""
-        return self.segment_dir(run) / "passes" / f"{segment:06d}-{number}.safetensors"
+        return self.passes(run) / f"{segment:06d}-{number}.safetensors"
+
+    def passes(self, run: str) -> Path:
+        """The folder of what earlier passes over the images left for the last one."""
+        return self.segment_dir(run) / "passes"
 
     def by_neuron(self, run: str) -> Path:
         """The folder of a run's neurons in the second orientation."""

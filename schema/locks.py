@@ -11,7 +11,7 @@ import fcntl
 import os
 import threading
 import time
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,13 +70,27 @@ def _busy(run: str) -> RunBusy:
 
 
 @contextmanager
-def lock_when_free(path: Path, run: str, segment: int, *, poll: float = 0.5) -> Generator[None]:
-    """Own one segment of a run while the body runs, waiting for whoever owns it."""
+def lock_when_free(
+    path: Path,
+    run: str,
+    segment: int,
+    *,
+    poll: float = 0.5,
+    waiting: Callable[[], None] = lambda: None,
+) -> Generator[None]:
+    """Own one segment of a run while the body runs, waiting for whoever owns it.
+
+    `waiting` is called once, where that is needed.
+    """
     with ExitStack() as stack:
+        told = False
         while True:
             try:
                 stack.enter_context(lock_segments(path, run, [segment]))
                 break
             except RunBusy:
+                if not told:
+                    waiting()
+                told = True
                 time.sleep(poll)
         yield

@@ -71,6 +71,12 @@ def committed_segments(layout: Layout, folder: str) -> list[int]:
     return sorted(int(path.stem) for path in found if path.stem.isdigit())
 
 
+def forget_passes(layout: Layout, folder: str, segment: int) -> None:
+    """Remove what earlier passes left of a segment, half-written files included."""
+    for left in layout.passes(folder).glob(f"{segment:06d}-*"):
+        left.unlink(missing_ok=True)
+
+
 def damaged_files(layout: Layout, manifest: Manifest, *, hashes: bool) -> Iterator[str]:
     """Say what is wrong with each file that is missing, of another size, or of other content."""
     for one in manifest.files:

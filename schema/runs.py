@@ -12,6 +12,7 @@ from .durable import sync_directory
 from .errors import UnknownRun
 from .layout import Layout
 from .locks import lock_segments
+from .manifest import forget_passes
 from .role_files import write_back
 from .snapshot import open_snapshot
 from .tables import Dataset, HeadRow, HeadText, Layer, Model, PoolModel, Run, Segment
@@ -67,13 +68,16 @@ def _locked(layout: Layout, name: str) -> Generator[None]:
 def uncommit_segments(layout: Layout, name: str, segments: Sequence[int]) -> None:
     """Take segments out of a run, so that the same ingest again redoes them.
 
-    What was derived from the whole run goes with them. Raises `UnknownRun` or `RunBusy`.
+    What was derived from the whole run goes with them, also where `segments` is empty: `finalize`
+    then makes it anew. Raises `UnknownRun` or `RunBusy`.
     """
     with publishing(layout) as draft:
         run = find_run(draft, name)
-        with lock_segments(layout.run_lock(run.folder), name, segments):
+        # With the byte of whoever completes it, who reads all segments.
+        with lock_segments(layout.run_lock(run.folder), name, [*segments, run.segments]):
             for segment in segments:
                 layout.manifest(run.folder, segment).unlink(missing_ok=True)
+                forget_passes(layout, run.folder, segment)
                 rows = draft.session.get(Segment, (run.run_id, segment))
                 if rows is None:
                     continue
