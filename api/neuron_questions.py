@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import os
+from typing import TYPE_CHECKING, Any
 
 from .candidates import Pool
 from .classifier import Templates
@@ -13,6 +14,12 @@ from .open_run import OpenRun
 from .result import Result
 from .run_neurons import Layers
 from .spurious_texts import Source, spurious_texts
+
+if TYPE_CHECKING:
+    from .adversarial import Adversarial, Words
+    from .descriptions import Describer
+    from .fooling import Fooled
+    from .painting import Painter
 
 
 class NeuronQuestions:
@@ -67,8 +74,8 @@ class NeuronQuestions:
         image: Any,
         layer: Layers = None,
         pool: Pool = None,
-        k: int = 10,
         *,
+        k: int = 10,
         m: int = 16,
         center: bool = False,
         signed: bool = True,
@@ -77,7 +84,7 @@ class NeuronQuestions:
 
         `image` is a file or a PIL image. The run's model is loaded and the image is projected on
         the run's directions; nothing is written. Raises what `ImageView.concepts` raises,
-        `ImageFileMissing`, `RejectedImage`, or `ModelNotAtHand` where the model cannot be loaded.
+        `ImageFileMissing`, `RejectedImage`, and what loading a model raises.
         """
         return explain(
             self._run, image, layer=layer, pool=pool, k=k, m=m, center=center, signed=signed
@@ -125,3 +132,47 @@ class NeuronQuestions:
             source=source,
             seed=seed,
         )
+
+    def adversarial(
+        self,
+        a: str,
+        b: str,
+        *,
+        words: Words,
+        describer: Describer,
+        painter: Painter,
+        folder: str | os.PathLike[str],
+        **options: Any,
+    ) -> Adversarial:
+        """Make images of `a` that the model is to take for `b`, and count those that it does.
+
+        `words` are those of `spurious_texts(a, b)`, or named lists of them to compare (Table 3.3);
+        `describer` puts them into image descriptions (`lensbase.api.adversarial.chat_describer`,
+        or any function), `painter` paints these (a `diffusers` pipeline, or any function from a
+        text to a picture). Nothing is called but what is given here. Everything else is explained
+        at `lensbase.api.adversarial.adversarial`, which takes `options` too.
+        """
+        from .adversarial import adversarial
+
+        return adversarial(
+            self._run,
+            a,
+            b,
+            words=words,
+            describer=describer,
+            painter=painter,
+            folder=folder,
+            **options,
+        )
+
+    def fooled(
+        self, folder: str | os.PathLike[str], a: str, b: str, *, templates: Templates = None
+    ) -> Fooled:
+        """How many images of a folder that show `a` the run's model takes for `b` (Table 3.3).
+
+        Loads the model. Raises `SourceNotFound`, `BadManifest`, `NoImages`, `BadQuestion`,
+        `BadTemplate`, `TextNotStored` or `WeightsNotFound`.
+        """
+        from .fooling import score
+
+        return score(folder, self._run, shown=a, mistaken_for=b, templates=templates)

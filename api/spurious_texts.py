@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 
 from ..queries.neuron_ranking import direction_products, rank_neurons
-from ..queries.retrieval import top_k
 from ..queries.spurious_texts import (
     class_difference,
     contribution_scores,
@@ -60,8 +59,7 @@ def spurious_texts(
     names = np.stack([directions[1], run.texts.encode([mistaken_for])[0]])
     left_out = _synonyms(question, names, synonym)
     if source == "similar":
-        products = similar_texts(question.candidates.vectors, v, left_out=left_out)
-        best = top_k(products, k)
+        best = similar_texts(question.candidates.vectors, v, k, left_out=left_out)
         texts, scores, held = best.rows, best.scores, np.zeros(len(best.rows), np.int64)
     else:
         drawn = seed if source == "random" else None

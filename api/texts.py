@@ -12,7 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ..schema.components import slug
-from ..schema.errors import BadQuestion, LensbaseError, TextNotStored, UnknownPool
+from ..schema.errors import (
+    BadQuestion,
+    LensbaseError,
+    TextNotStored,
+    UnknownPool,
+    WeightsNotFound,
+)
 from ..schema.layout import Layout
 from ..schema.snapshot import read_pool_vectors
 from .console import Console
@@ -94,6 +100,29 @@ class RunTexts:
             out[place] = found[text]
         return out
 
+    def model(self) -> LoadedModel:
+        """The run's model, loaded when first asked for.
+
+        Raises `WeightsNotFound` for one that was given in memory or has other weights by now, what
+        `load_model` raises for one that is not at hand, and ImportError without torch.
+        """
+        with self._loading:
+            if self._model is None:
+                if self._run["model_source"] == "module":
+                    msg = "it was ingested from a module in memory, which no store can load again"
+                    raise WeightsNotFound(msg)
+                from ..ingest.models import load_model
+
+                model = load_model(self._run["model_name"], pretrained=self._run["pretrained"])
+                if model.info.weights_sha256 != self._run["weights_sha256"]:
+                    msg = (
+                        f"the weights found are {model.info.weights_sha256[:12]}, "
+                        f"those of the run {self._run['weights_sha256'][:12]}"
+                    )
+                    raise WeightsNotFound(msg)
+                self._model = model
+        return self._model
+
     @cached_property
     def _embedded(self) -> dict[str, int]:
         """Ids of the pools that the run's model has embedded, by name."""
@@ -119,29 +148,11 @@ class RunTexts:
 
     def _encode_new(self, texts: list[str]) -> F32:
         try:
-            return self._loaded().encode_text(texts)
+            return self.model().encode_text(texts)
         except ImportError as error:
             raise self._not_stored(texts[0], f"{error.name or 'torch'} is not installed") from error
         except LensbaseError as error:
             raise self._not_stored(texts[0], str(error)) from error
-
-    def _loaded(self) -> LoadedModel:
-        with self._loading:
-            if self._model is None:
-                if self._run["model_source"] == "module":
-                    msg = "it was ingested from a module in memory, which no store can load again"
-                    raise TextNotStored(msg)
-                from ..ingest.models import load_model
-
-                model = load_model(self._run["model_name"], pretrained=self._run["pretrained"])
-                if model.info.weights_sha256 != self._run["weights_sha256"]:
-                    msg = (
-                        f"the weights found are {model.info.weights_sha256[:12]}, "
-                        f"those of the run {self._run['weights_sha256'][:12]}"
-                    )
-                    raise TextNotStored(msg)
-                self._model = model
-        return self._model
 
     def _not_stored(self, text: str, reason: str) -> TextNotStored:
         near = self._console.rows(

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .neuron_ranking import NeuronRanking, cosines
-from .retrieval import direction_scores, top_k
+from .retrieval import Ranking, direction_scores, top_k
 from .text_votes import TextCodes, Votes, count_votes
 
 Numbers = npt.NDArray[np.floating[Any]]
@@ -47,7 +47,7 @@ def synonyms(pool: Numbers, names: Numbers, threshold: float) -> Flags:
     with the model's own text encoder as the measure).
     """
     near = cosines(pool, names).reshape(len(pool), -1) >= threshold
-    return near.any(axis=1)
+    return np.asarray(near.any(axis=1), np.bool_)
 
 
 def random_neurons(products: Numbers, k: int, *, seed: int) -> NeuronRanking:
@@ -67,12 +67,13 @@ def random_neurons(products: Numbers, k: int, *, seed: int) -> NeuronRanking:
     return NeuronRanking(layers, neurons, flat[drawn].astype(np.float32))
 
 
-def similar_texts(pool: Numbers, v: Numbers, *, left_out: Flags | None = None) -> F64:
-    """The products <v, t_j> [M] by which texts are ranked without any neuron (Table 3.3).
+def similar_texts(pool: Numbers, v: Numbers, k: int, *, left_out: Flags | None = None) -> Ranking:
+    """The `k` texts of largest <v, t_j>, chosen without any neuron, and those products (Table 3.3).
 
-    `pool` [M, E] of unit length; texts of `left_out` [M] are NaN, which `retrieval.top_k` passes.
+    `pool` [M, E] of unit length and `v` [E]; `left_out` [M] marks texts that are not to be shown.
+    Raises `ValueError` for a negative k.
     """
-    scores = direction_scores(pool, v).astype(np.float64)
+    scores = direction_scores(pool, v)
     if left_out is not None:
-        scores[left_out] = np.nan
-    return scores
+        scores[left_out] = np.nan  # never returned
+    return top_k(scores, k)

@@ -6,7 +6,20 @@ from typing import Annotated
 
 import typer
 
-from . import classes, demo, heads, images, ingesting, looking, models, pools, roles, upkeep
+from . import (
+    adversarial,
+    classes,
+    demo,
+    heads,
+    images,
+    ingesting,
+    looking,
+    models,
+    neurons,
+    pools,
+    roles,
+    upkeep,
+)
 from .failures import CommandLine
 
 app = typer.Typer(
@@ -43,7 +56,9 @@ app.command("ingest")(ingesting.ingest)
 app.command("finalize")(ingesting.finalize)
 app.command("info")(looking.info)
 app.command("sql")(looking.sql)
+app.command("find")(neurons.find)
 app.command("accuracy")(classes.accuracy)
+app.command("adversarial")(adversarial.adversarial)
 app.command("verify")(upkeep.verify)
 app.command("copy")(upkeep.copy)
 app.command("annotate")(roles.annotate)
@@ -57,6 +72,7 @@ for name, group in {
     "columns": upkeep.columns,
     "model": models.models,
     "head": heads.heads,
+    "neuron": neurons.neurons,
     "image": images.images,
 }.items():
     app.add_typer(group, name=name)

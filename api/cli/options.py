@@ -14,5 +14,5 @@ Where = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the rows as JSON.")]
 Csv = Annotated[bool, typer.Option("--csv", help="Print the rows as CSV.")]
-Count = Annotated[int, typer.Option("-k", help="How many images.")]
+Count = Annotated[int, typer.Option("-k", help="How many rows.")]
 Normalize = Annotated[bool, typer.Option("--normalize", help="Divide by the length of M(I).")]

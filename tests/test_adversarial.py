@@ -1,0 +1,392 @@
+"""Semantic adversarial examples: what is asked, kept, painted and counted, and the whole loop."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from commands import invoke
+from fabricated_store import fabricate
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from torch.nn import functional as F
+
+from lensbase.api import open_store
+from lensbase.api.adversarial import Adversarial, adversarial, generate, prompt, score
+from lensbase.api.descriptions import listed, usable
+from lensbase.api.open_run import OpenRun
+from lensbase.ingest.job import ingest
+from lensbase.ingest.world.adversary import describe_scene, paint
+from lensbase.ingest.world.attributes import BACKGROUNDS
+from lensbase.ingest.world.model import load_clip
+from lensbase.ingest.world.pool import text_pool
+from lensbase.schema.errors import (
+    BadDescriptions,
+    BadManifest,
+    BadQuestion,
+    NoImages,
+    PainterFailed,
+    SourceNotFound,
+    WeightsNotFound,
+)
+
+TEXTS = ["a small pentagon on sand", "a large pentagon on water"]
+
+
+@pytest.fixture
+def run(world_store: Path) -> OpenRun:
+    return open_store(world_store).run()._run
+
+
+# The prompt, the list, the filter
+
+
+def test_the_prompt_holds_classes_words_and_rules() -> None:
+    text = prompt("dog", "deer", ["antler", " two\nlines ", "antler"], count=7)
+    assert "Words: antler, two lines\n" in text
+    for part in ('the word "dog" occurs', 'does the word "deer" occur', "7 short", "1 to 7"):
+        assert part in text
+    assert "1 short image description for" in prompt("dog", "deer", ["antler"], count=1)
+    for arguments in (
+        ("dog", "Dog ", ["a"]),
+        ("", "deer", ["a"]),
+        ("dog", "deer", []),
+        ("dog", "deer", " "),
+        ("dog", "deer", ["", " "]),
+        ("dog", "deer", [1]),
+    ):
+        with pytest.raises(BadQuestion):
+            prompt(*arguments)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(BadQuestion, match="ask for 1 or more"):
+        prompt("dog", "deer", ["a"], count=0)
+
+
+ITEM = st.text("abc dog'é,-", min_size=1, max_size=20).map(lambda t: f"x{' '.join(t.split())}x")
+
+
+@given(
+    items=st.lists(ITEM, min_size=1, max_size=12),
+    mark=st.sampled_from(["{}. ", "{}) ", "({}) ", "{}: ", "- ", "* ", "• ", "  {}. ", "**{}.** "]),
+    quote=st.sampled_from(["", '"', "**", "`"]),
+)
+def test_lists_of_any_kind_are_read(items: list[str], mark: str, quote: str) -> None:
+    lines = [f"{mark.format(n)}{quote}{item}{quote}" for n, item in enumerate(items, start=1)]
+    answer = "\n".join(["<think>\n1. no\n</think>", "Here you are:", "", *lines, "", "Good luck!"])
+    assert listed(answer) == items
+    if len(items) > 1:
+        assert listed(answer, cut=True) == items[:-1]
+
+
+def test_broken_lines_go_on_and_no_list_is_named() -> None:
+    assert listed("1. A dog\n   at dusk.\n2.A cat in 1.5 m of snow\nBye") == [
+        "A dog at dusk.",
+        "A cat in 1.5 m of snow",
+    ]
+    for answer in ("", "no list", "3.14 is pi", "1.\n2.\n", '1. ""'):
+        with pytest.raises(BadDescriptions, match="no list"):
+            listed(answer)
+    with pytest.raises(BadDescriptions):
+        listed("1. only a part", cut=True)
+
+
+@pytest.mark.parametrize(
+    ("shown", "other", "good", "bad"),
+    [
+        (
+            "dog",
+            "cat",
+            ["a DOG.", "two dogs", "a dog's category"],
+            ["a dog, a cat", "dog and Cats"],
+        ),
+        ("dog", "fox", ["a dog and an ox"], ["a dog and foxes", "a dog fox-like"]),
+        ("puppy", "wolf", ["puppies"], ["a puppy and wolves", "a wolf's puppy"]),
+        ("mouse", "knife", ["three mice"], ["a mouse with knives"]),
+        ("stop sign", "yield sign", ["a stop-sign", "stopsigns"], ["a stop sign, a Yield  Sign"]),
+        ("tow truck", "truck", ["a tow truck", "tow trucks"], ["a tow truck and a truck"]),
+        ("car", "car (toy)", ["a car", "a car toy"], ["a car, a car (toy)"]),
+        ("woman", "man", ["a woman", "women"], ["a woman and men"]),
+    ],
+)
+def test_the_filter_knows_whole_words_and_plurals(
+    shown: str, other: str, good: list[str], bad: list[str]
+) -> None:
+    found = usable([*good, *bad, "nothing", good[0].upper()], shown, other)
+    assert found.kept == good
+    assert (found.mentioning, found.lacking, found.repeated) == (len(bad), 1, 1)
+
+
+def test_further_names_can_be_forbidden() -> None:
+    found = usable(["a dog", "a dog and kittens"], "dog", "cat", forbidden=["kitten"])
+    assert (found.kept, found.mentioning) == (["a dog"], 1)
+    assert str(found) == "1 description; left out 1 that mention the other class"
+
+
+# Painting
+
+
+def test_painting_is_resumed_and_removed_images_stay_away(tmp_path: Path) -> None:
+    calls: list[tuple[str, int]] = []
+
+    def painter(text: str, seed: int) -> Image.Image:
+        calls.append((text, seed))
+        if len(calls) == 4:
+            raise MemoryError(calls)
+        return paint(text, seed)
+
+    with pytest.raises(PainterFailed, match="3 images painted before it stay"):
+        generate(TEXTS, painter, tmp_path, per_description=3, seed=5)
+    assert not (tmp_path / "manifest.csv").exists()
+    assert len(list(tmp_path.glob("*.png"))) == 3
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.png")}
+    made = generate(TEXTS, painter, tmp_path, per_description=3, seed=5, label="pentagon")
+    assert (made.images, made.new, made.removed) == (6, 3, 0)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert len({seed for _, seed in calls}) == 6
+
+    with (tmp_path / "manifest.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["description"] for row in rows] == [text for text in TEXTS for _ in range(3)]
+    for row in rows:
+        assert row["label"] == "pentagon"
+        own = np.asarray(Image.open(tmp_path / row["path"]))
+        assert np.array_equal(own, np.asarray(paint(row["description"], int(row["seed"]))))
+
+    (tmp_path / rows[0]["path"]).unlink()
+    again = generate(TEXTS, painter, tmp_path, per_description=3, seed=5)
+    assert (again.images, again.new, again.removed) == (5, 0, 1)
+    # Other seeds and texts are other images.
+    other = generate([TEXTS[0], "a pentagon"], painter, tmp_path, per_description=3, seed=6)
+    assert (other.images, other.new) == (6, 6)
+
+
+@dataclass
+class Pipeline:
+    """Called and answering like a pipeline of diffusers."""
+
+    made: list[float]
+
+    def __call__(self, prompt: str, *, generator: torch.Generator | None = None) -> Any:
+        assert generator is not None
+        self.made.append(float(torch.rand((), generator=generator)))
+        self.images = [Image.new("L", (9, 7), int(255 * self.made[-1]))]
+        return self
+
+
+def test_a_pipeline_gets_a_generator_and_gives_images(tmp_path: Path) -> None:
+    first, second = Pipeline([]), Pipeline([])
+    generate(["a"], first, tmp_path / "a", per_description=4)
+    generate(["a"], second, tmp_path / "b", per_description=4)
+    assert first.made == second.made
+    assert len(set(first.made)) == 4
+    for path in (tmp_path / "a").glob("*.png"):
+        assert (Image.open(path).mode, Image.open(path).size) == ("RGB", (9, 7))
+
+
+def test_bad_painters_and_descriptions_are_named(tmp_path: Path) -> None:
+    for wrong in (None, "image.png", Pipeline, [], np.zeros((4, 4, 3), np.uint8)):
+        with pytest.raises(PainterFailed, match="PIL image"):
+            generate(["a"], lambda _, given=wrong: given, tmp_path)
+    for texts in ([], "a dog", ["a", " "]):
+        with pytest.raises(BadDescriptions):
+            generate(texts, paint, tmp_path)
+    wrong_options: list[dict[str, Any]] = [{"per_description": 0}, {"seed": -1}, {"seed": 0.5}]
+    for options in wrong_options:
+        with pytest.raises(BadQuestion):
+            generate(TEXTS, paint, tmp_path, **options)
+    assert not list(tmp_path.iterdir())
+
+
+# Scoring
+
+
+def test_scores_are_cosines_of_the_models_own_embeddings(run: OpenRun, tmp_path: Path) -> None:
+    generate(TEXTS, paint, tmp_path, per_description=4)
+    found = score(tmp_path, run, shown="pentagon", mistaken_for="hexagon")
+    model, preprocess, tokenizer = load_clip()
+    with torch.inference_mode():
+        names = [f"An image of a {name}" for name in ("pentagon", "hexagon")]
+        classes = F.normalize(model.encode_text(tokenizer(names)), dim=-1)
+        pixels = [
+            preprocess(Image.open(tmp_path / key).convert("RGB")) for key in found.rows["key"]
+        ]
+        images = F.normalize(model.encode_image(torch.stack(pixels)), dim=-1)
+        expected = (images @ classes.T).numpy()
+    own = np.stack([found.rows[f"similarity_{of}"] for of in ("shown", "mistaken_for")], 1)
+    assert np.abs(own - expected).max() < 1e-5
+    assert found.fooled == (expected[:, 1] > expected[:, 0]).sum()
+    assert found.images == 8
+    assert str(found).startswith(
+        f"{found.fooled} of 8 images of 'pentagon' are taken for 'hexagon'"
+    )
+    swapped = score(tmp_path, run, shown="hexagon", mistaken_for="pentagon")
+    assert swapped.fooled == 8 - found.fooled
+
+
+def test_any_folder_is_scored_and_bad_images_are_told(run: OpenRun, tmp_path: Path) -> None:
+    classes: dict[str, Any] = {"shown": "pentagon", "mistaken_for": "hexagon"}
+    with pytest.raises(SourceNotFound, match="no folder"):
+        score(tmp_path / "none", run, **classes)
+    with pytest.raises(NoImages):
+        score(tmp_path, run, **classes)
+    (tmp_path / "sub").mkdir()
+    paint(TEXTS[0]).save(tmp_path / "sub" / "one.jpg")
+    (tmp_path / "two.png").write_bytes(b"no image")
+    (tmp_path / "notes.txt").write_text("nothing")
+    found = score(tmp_path, run, **classes)
+    assert list(found.rows["key"]) == ["sub/one.jpg"]
+    assert found.rows.note is not None
+    assert found.rows.note.startswith("not readable: two.png")
+    for content in (b"name,label\na,b\n", b"path\n\xff\xfe\n", b""):
+        (tmp_path / "manifest.csv").write_bytes(content)
+        with pytest.raises(BadManifest):
+            score(tmp_path, run, **classes)
+    (tmp_path / "manifest.csv").write_text("path\nsub/one.jpg\ngone.png\n")
+    found = score(tmp_path, run, **classes)
+    assert (found.images, found.rows.note) == (1, "1 image of the manifest taken out")
+    with pytest.raises(BadQuestion, match="cannot be mistaken"):
+        score(tmp_path, run, shown="star", mistaken_for="star")
+
+
+def test_a_model_that_is_not_at_hand_is_named(tmp_path: Path) -> None:
+    fabricate(tmp_path / "s.lens")
+    generate(TEXTS, paint, tmp_path / "images", per_description=1)
+    run = open_store(tmp_path / "s.lens").run()._run
+    stored: dict[str, Any] = {"shown": "sand", "mistaken_for": "water", "templates": "{}"}
+    with pytest.raises(WeightsNotFound, match="cannot be loaded to see new images"):
+        score(tmp_path / "images", run, **stored)
+
+
+def test_painted_images_can_be_ingested(run: OpenRun, world_store: Path, tmp_path: Path) -> None:
+    store = shutil.copytree(world_store, tmp_path / "s.lens", symlinks=True)
+    made = generate(TEXTS, paint, tmp_path / "images", per_description=3, label="pentagon")
+    found = score(tmp_path / "images", run, shown="pentagon", mistaken_for="hexagon")
+    ingest(made.manifest, store, model="world", run="painted", workers=0, threads=1)
+    view = open_store(store).run("painted")
+    kept = view.accuracy(view.classifier(["pentagon", "hexagon"]))
+    assert kept.images - kept.counts.correct.sum() == found.fooled
+    assert list(view.images["key"]) == list(found.rows["key"])
+    assert list(view.images["description"]) == list(found.rows["description"])
+
+
+# The loop
+
+CUES = {"pentagon": "water", "hexagon": "sand"}
+
+
+def loop(run: OpenRun, folder: Path, words: Any, **options: Any) -> Adversarial:
+    """Pentagons for hexagons, unless options say otherwise, with the world's own two models."""
+    settings: dict[str, Any] = {
+        "shown": "pentagon",
+        "mistaken_for": "hexagon",
+        "describer": describe_scene,
+        "painter": paint,
+    }
+    return adversarial(run, words=words, folder=folder, **(settings | options))
+
+
+@pytest.mark.parametrize(
+    ("shown", "mistaken_for"), [("pentagon", "hexagon"), ("hexagon", "pentagon")]
+)
+def test_planted_cues_fool_the_classifier_more_than_random_words(
+    run: OpenRun, tmp_path: Path, shown: str, mistaken_for: str
+) -> None:
+    """Small shapes, where the cue weighs most; 50 images for each of two repetitions.
+
+    Words that name the planted background of the other class fool at least 10 of 50: more than
+    those with any of the seven other backgrounds, and more than three times as many as these do
+    on average; the same against five lists of 25 random texts of the world's pool.
+    """
+    others = [name for name in BACKGROUNDS if name != CUES[mistaken_for]]
+    pool = [text for text in text_pool() if shown not in text and mistaken_for not in text]
+    rng = random.Random(0)
+    words = {
+        "planted": [CUES[mistaken_for], "small"],
+        **{name: [name, "small"] for name in others},
+        **{f"random {draw}": rng.sample(pool, 25) for draw in range(5)},
+    }
+    options = {"per_description": 5, "repeats": 2}
+    found = loop(run, tmp_path, words, shown=shown, mistaken_for=mistaken_for, **options)
+    fooled: dict[str, float] = {row["words"]: row["fooled"] for row in found.table}
+    planted = fooled["planted"]
+    assert planted >= 10, found
+    for baseline in (others, [name for name in fooled if name.startswith("random")]):
+        rates = [fooled[name] for name in baseline]
+        assert planted > max(rates), found
+        assert planted > 3 * np.mean(rates), found
+    assert {row["images"] for row in found.table} == {50.0}
+    assert all(one.described.mentioning == one.described.lacking == 0 for one in found.experiments)
+
+
+def test_the_loop_is_resumed_and_counts_what_a_person_leaves(run: OpenRun, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"descriptions": 3, "per_description": 2, "repeats": 2, "asked": 6}
+    words = {"a": ["sand", "small"], "b": ["water"]}
+    asked: list[int] = []
+
+    def describer(
+        shown: str, mistaken_for: str, words: Sequence[str], /, *, count: int, seed: int
+    ) -> list[str]:
+        asked.append(seed)
+        texts = describe_scene(shown, mistaken_for, words, count=count, seed=seed)
+        return [*texts, f"a {mistaken_for}", f"a {shown} and a {mistaken_for}"]
+
+    first = loop(run, tmp_path, words, describer=describer, **options)
+    assert asked == [0, 1, 0, 1]
+    table = first.table
+    assert table.columns == ["words", "repeats", "images", "fooled", "std", "share"]
+    for row in table:
+        counts = [one.found.fooled for one in first.experiments if one.name == row["words"]]
+        assert (row["fooled"], row["std"]) == (np.mean(counts), np.std(counts))
+        assert row["share"] == sum(counts) / 12
+    assert "16 descriptions left out" not in str(first)
+    assert "8 descriptions left out" in str(first)
+    assert len(first.images) == 24
+    assert all(Path(path).is_file() for path in first.images["path"])
+
+    Path(first.images["path"][0]).unlink()
+    again = loop(run, tmp_path, words, describer=describer, **options)
+    assert len(asked) == 4
+    assert [one.painted.new for one in again.experiments] == [0] * 4
+    assert [one.found.images for one in again.experiments] == [5, 6, 6, 6]
+    assert again.images["path"].tolist() == first.images["path"].tolist()[1:]
+    with pytest.raises(BadQuestion, match="other mistaken_for"):
+        loop(run, tmp_path, words, mistaken_for="circle", describer=describer, **options)
+
+
+def test_bad_questions_to_the_loop_are_named(run: OpenRun, tmp_path: Path) -> None:
+    for words in ({}, {"a b": ["sand"], "a-b": ["sand"]}, [], "sand", {"a": []}):
+        with pytest.raises(BadQuestion):
+            loop(run, tmp_path, words)
+    for name in ("descriptions", "per_description", "asked", "repeats"):
+        with pytest.raises(BadQuestion, match=f"{name} = 0"):
+            loop(run, tmp_path, ["sand"], **{name: 0})
+    with pytest.raises(BadDescriptions, match="0 descriptions; left out 1 that mention"):
+        loop(run, tmp_path, ["x"], describer=lambda *_, **__: ["a pentagon and a hexagon"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command_scores_a_folder(world_store: Path, run: OpenRun, tmp_path: Path) -> None:
+    generate(TEXTS, paint, tmp_path / "images", per_description=2)
+    command = ("adversarial", world_store, "pentagon", "hexagon", "--score", tmp_path / "images")
+    found = score(tmp_path / "images", run, shown="pentagon", mistaken_for="hexagon")
+    told = invoke(*command)
+    assert told.exit_code == 0, told.output
+    assert str(found) in told.stdout
+    rows = json.loads(invoke(*command, "--json").stdout)
+    assert [row["fooled"] for row in rows] == list(found.rows["fooled"])
+    assert invoke(*command, "--describe").exit_code == 2
+    empty = tmp_path / "empty.txt"
+    empty.write_text("\n")
+    for words in (empty, tmp_path / "none.txt"):
+        failed = invoke("adversarial", world_store, "star", "heart", "--words", words)
+        assert failed.exit_code == 2
+        assert len(failed.stderr.strip().splitlines()) == 1
