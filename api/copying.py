@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,18 +17,20 @@ from ..schema import durable, manifest
 from ..schema.arrays import RunShape, run_arrays
 from ..schema.catalog import adopt, current_generation, publishing
 from ..schema.derived import derived_results
-from ..schema.errors import BadQuestion, BadSelection, NotAStore, RunIncomplete, UnknownRun
+from ..schema.errors import BadSelection, NotAStore, RunIncomplete, UnknownRun
 from ..schema.layout import Layout
-from ..schema.manifest import FileEntry, read_manifest
+from ..schema.manifest import read_manifest
 from ..schema.role_files import ANNOTATION
 from ..schema.runs import drop_run, uncommit_segments
-from ..schema.snapshot import Snapshot, open_snapshot, run_shape
+from ..schema.snapshot import Snapshot, open_snapshot, read_static, run_shape
 from ..schema.tables import Run
 from .console import Console
+from .leaving_out import check_leavable, forget, is_left_out, shape_without
 from .pictures import RunPictures
 from .where import Where, rows_where
 
-LEAVABLE = ("token", "head_token", "thumbnail")
+# Rows of the run that a neuron's fit rests on: another run's, in a copy of some of its images.
+_REFERENCE_ROWS = ("neuron_reference", "neuron_reference_top")
 
 
 def copy_store(
@@ -42,8 +44,11 @@ def copy_store(
     """Copy the published generation of a store to a new folder, which appears whole or not at all.
 
     `runs` names the runs to take (None: all), `where` the images, as an expression over the view
-    `images`; `without` leaves out "token", "head_token" or "thumbnail". A copy of all images has
-    the same bytes; of some, its values are the stored ones, and moments are taken of those.
+    `images`; `without` leaves out "token", "head_token", "thumbnail", "neuron" (all there is of
+    neurons) or "neuron_input". A copy of all images has the same bytes; of some, its values are
+    the stored ones, and moments are taken of those. Neurons keep the directions, means and
+    thresholds that the original run's reference set gave them; which images those were is left
+    out of a copy of some, as its rows are others.
     Raises `NotAStore` where `dest` is taken, `UnknownRun`, `BadSelection`, `BadQuestion`, and
     `RunIncomplete` for `where` on a run that is not complete.
     """
@@ -86,10 +91,7 @@ def _check(target: Path, without: Sequence[str]) -> None:
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         msg = f"{target} exists; name a new folder for the copy."
         raise NotAStore(msg)
-    unknown = sorted(set(without) - set(LEAVABLE))
-    if unknown:
-        msg = f"a copy cannot leave out {', '.join(unknown)}; only {', '.join(LEAVABLE)}."
-        raise BadQuestion(msg)
+    check_leavable(without)
 
 
 def _chosen(snapshot: Snapshot, runs: Sequence[str] | None) -> dict[str, dict[str, Any]]:
@@ -108,10 +110,13 @@ def _copy_files(
     origin, folder = snapshot.layout, run["folder"]
     committed = snapshot.rows("SELECT segment FROM segment WHERE run_id = ?", [run["run_id"]])
     paths = [origin.manifest(folder, row["segment"]) for row in committed]
+    paths.append(origin.static_manifest(folder))
+    if "neuron" not in without:
+        paths += _neuron_manifests(origin, run)
     sizes: dict[int, int] = {}
-    for path in [*paths, origin.static_manifest(folder)]:
+    for path in paths:
         known = read_manifest(path)
-        kept = [entry for entry in known.files if not _left_out(entry, without)]
+        kept = [entry for entry in known.files if not is_left_out(entry, without)]
         for entry in kept:
             _copy_file(origin.root / entry.path, layout.root / entry.path)
         place = layout.root / path.relative_to(origin.root)
@@ -119,6 +124,14 @@ def _copy_files(
         if "segment" in known.facts:
             sizes[known.facts["segment"]] = written.bytes
     _leave_out(layout, run, without, sizes=sizes)
+
+
+def _neuron_manifests(layout: Layout, run: dict[str, Any]) -> Iterator[Path]:
+    """Of what was fitted, where it is by now, and of what was written by neuron at the end."""
+    if layout.fitted_manifest(run["folder"]).exists():
+        yield layout.fitted_manifest(run["folder"])
+    if run["by_neuron"] is not None:
+        yield layout.by_neuron_manifest(run["folder"], run["by_neuron"])
 
 
 def _leave_out(
@@ -129,31 +142,12 @@ def _leave_out(
         return
     with publishing(layout) as draft:
         row = draft.session.get_one(Run, run["run_id"])
-        _without(row, without)
+        forget(draft, row, without)
         for segment, size in sizes.items():
             draft.connection.execute(
                 "UPDATE segment SET bytes = ? WHERE run_id = ? AND segment = ?",
                 [size, row.run_id, segment],
             )
-
-
-def _without(row: Run, without: Sequence[str]) -> None:
-    if "token" in without:
-        row.tokens = False
-    if "head_token" in without:
-        row.head_token_layers = "[]"
-    if "thumbnail" in without:
-        row.thumbnails = False
-
-
-def _left_out(entry: FileEntry, without: Sequence[str]) -> bool:
-    parts = Path(entry.path).parts
-    if parts[0] == "thumbnails":
-        return "thumbnail" in without
-    array = parts[2] if parts[0] == "runs" and len(parts) > 2 else ""
-    return ("token" in without and array == "token") or (
-        "head_token" in without and array.startswith("head_token")
-    )
 
 
 def _copy_pools(snapshot: Snapshot, layout: Layout) -> None:
@@ -200,6 +194,7 @@ def _rewrite(
     without: Sequence[str],
 ) -> None:
     """Write new segments that hold some of a run's images, and complete the run anew."""
+    from ..ingest.begin import commit_fitted
     from ..ingest.finalize import finalize
     from ..ingest.segment import RunFiles, SegmentBuffer
 
@@ -210,15 +205,16 @@ def _rewrite(
     if not len(rows):
         msg = f"where={where!r} holds for no image of run {run['name']!r}; nothing was copied."
         raise BadSelection(msg)
-    shape = replace(
-        run_shape(run),
-        images=len(rows),
-        tokens=run["tokens"] and "token" not in without,
-        head_token_layers=() if "head_token" in without else tuple(run["head_token_layers"]),
-    )
-    static = _static_arrays(snapshot.layout, run)
+    shape = shape_without(replace(run_shape(run), images=len(rows)), without)
+    static, fitted = _static_arrays(snapshot.layout, run)
+    if not shape.neuron_layers:
+        static = {name: array for name, array in static.items() if not name.startswith("neuron_")}
+        fitted = {}
     _renumber(layout, run, rows=rows, shape=shape, static=static, without=without)
-    files = RunFiles(layout, run["folder"], shape, static["head_basis"])
+    if fitted:
+        commit_fitted(layout, run["folder"], fitted)
+    thresholds = fitted.get("neuron_threshold")
+    files = RunFiles(layout, run["folder"], shape, static["head_basis"], thresholds)
     reader = _RowReader(snapshot, run, shape, thumbnails="thumbnail" not in without)
     for segment in range(shape.segments):
         buffer = SegmentBuffer(files, segment)
@@ -227,15 +223,19 @@ def _rewrite(
     finalize(layout, run["run_id"])
 
 
-def _static_arrays(layout: Layout, run: dict[str, Any]) -> dict[str, npt.NDArray[Any]]:
-    from ..schema.snapshot import read_static
+def _static_arrays(
+    layout: Layout, run: dict[str, Any]
+) -> tuple[dict[str, npt.NDArray[Any]], dict[str, npt.NDArray[Any]]]:
+    """What a run wrote once: as it began, and as its neurons were fitted."""
 
-    group = layout.arrays(run["folder"])
-    declared = run_arrays(run_shape(run))
-    names = [path.parent.name for path in group.glob("*/zarr.json")]
-    return {
-        name: read_static(layout, run["folder"], name) for name in names if name not in declared
-    }
+    def read(path: Path) -> dict[str, npt.NDArray[Any]]:
+        names = dict.fromkeys(Path(entry.path).parts[2] for entry in read_manifest(path).files)
+        wanted = [name for name in names if name not in leave]
+        return {name: read_static(layout, run["folder"], name) for name in wanted}
+
+    leave = {*run_arrays(run_shape(run)), *_REFERENCE_ROWS, "zarr.json"}
+    neurons = layout.fitted_manifest(run["folder"])
+    return read(layout.static_manifest(run["folder"])), read(neurons) if neurons.exists() else {}
 
 
 def _renumber(
@@ -256,8 +256,7 @@ def _renumber(
     with publishing(layout) as draft:
         row = draft.session.get_one(Run, run["run_id"])
         row.images, row.segments = shape.images, shape.segments
-        _without(row, without)
-        draft.session.flush()
+        forget(draft, row, without)
         connection, number = draft.connection, [run["run_id"]]
         connection.register("incoming", pa.table({"row": rows, "place": np.arange(len(rows))}))
         connection.execute(

@@ -19,7 +19,7 @@ from .tables import Dataset, HeadRow, HeadText, Layer, Model, PoolModel, Run, Se
 from .views import MANIFEST
 
 _DERIVED = (Layer, HeadRow, HeadText)
-_NEURONS = ("neuron", "neuron_peak", "neuron_top", "neuron_text")
+NEURON_TABLES = ("neuron", "neuron_peak", "neuron_top", "neuron_text")
 
 
 def drop_run(layout: Layout, name: str, *, keep_roles: bool = True) -> None:
@@ -39,7 +39,7 @@ def drop_run(layout: Layout, name: str, *, keep_roles: bool = True) -> None:
         dataset_id, model_id = run.dataset_id, run.model_id
         draft.session.delete(run)
         draft.session.flush()
-        for fact in ("run_image", "head_effect", "annotation", *_NEURONS):
+        for fact in ("run_image", "head_effect", "annotation", *NEURON_TABLES):
             draft.connection.execute(f"DELETE FROM {fact} WHERE run_id = ?", [run.run_id])
         _forget_derived(draft, name)
         if not draft.session.query(Run).filter_by(dataset_id=dataset_id).count():
@@ -92,7 +92,7 @@ def uncommit_segments(layout: Layout, name: str, segments: Sequence[int]) -> Non
                 sync_directory(layout.segment_dir(run.folder))
             for table in _DERIVED:
                 draft.session.execute(delete(table).where(table.run_id == run.run_id))
-            for fact in ("head_effect", *_NEURONS):
+            for fact in ("head_effect", *NEURON_TABLES):
                 draft.connection.execute(f"DELETE FROM {fact} WHERE run_id = ?", [run.run_id])
             _forget_derived(draft, name)
             run.status, run.finished_at, run.by_neuron = "ingesting", None, None
