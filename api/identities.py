@@ -13,6 +13,7 @@ from ..queries.factors import head_factors, head_norms, head_share, moments
 from ..schema.arrays import RunShape
 from ..schema.shards import RowArray
 from ..schema.snapshot import Snapshot, read_static, run_shape
+from .neuron_identities import check_neurons, inconsistent_neurons, sampled_neurons
 
 # What rounding to float16 may leave: of sums over a few hundred terms, and of one number.
 SUM_TOLERANCE = 2e-3
@@ -23,9 +24,10 @@ Arrays = dict[str, RowArray]
 
 @dataclass
 class Findings:
-    """How many images were recomputed, and what did not hold."""
+    """How many images (and neurons) were recomputed, and what did not hold."""
 
     images: int = 0
+    neurons: int = 0
     problems: list[str] = field(default_factory=list[str])
 
     def check(self, what: str, residual: npt.ArrayLike, *, limit: float) -> None:
@@ -55,16 +57,17 @@ def inconsistent_rows(snapshot: Snapshot, run: dict[str, Any]) -> list[str]:
         expected = counted["ok"] * len(run["head_layers"]) * run["heads"]
         if not facts["rows"] == facts["distinct_rows"] == expected:
             problems.append(f"head_effect has {facts['rows']} rows, not {expected}")
-    return problems
+    return problems + inconsistent_neurons(snapshot, run)
 
 
 def broken_identities(
     snapshot: Snapshot, run: dict[str, Any], *, sample: int, seed: int
 ) -> Findings:
-    """Recompute, on a sample of a run's images, what must hold among its arrays.
+    """Recompute, on a sample of a run's images and neurons, what must hold among its arrays.
 
     Terms, tokens and heads add up (T2.4-T2.6), head-tokens add up to u, norms and effects
-    follow, rejected rows are NaN and no others; and a segment's moments are those of its rows.
+    follow, rejected rows are NaN and no others; a segment's moments are those of its rows; and
+    neurons' columns, thresholds, peaks and sums follow from their norms (T3.3).
     """
     shape, arrays, found = run_shape(run), snapshot.row_arrays(run), Findings()
     rows = _sampled(snapshot, run, status="ok", sample=sample, seed=seed)
@@ -83,6 +86,10 @@ def broken_identities(
         _check_heads(found, values, shape, basis=basis)
         _check_effects(found, snapshot, run, rows=rows, values=values, basis=basis)
         _check_moments(found, snapshot, run, arrays=arrays)
+    if shape.neuron_layers:
+        which = sampled_neurons(shape, sample=sample, seed=seed)
+        found.neurons = len(which)
+        check_neurons(found, snapshot, run, rows=rows, values=values, neurons=which)
     rejected = _sampled(snapshot, run, status="rejected", sample=sample, seed=seed)
     for name, array in arrays.items():
         if not np.isnan(array.read(rejected)).all():

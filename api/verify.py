@@ -20,12 +20,16 @@ LEVELS: tuple[Level, ...] = get_args(Level)
 
 @dataclass(frozen=True)
 class Problem:
-    """Something wrong with a run's segment (None: with the run or a pool), and the way out."""
+    """Something wrong with a run's segment (None: with the run or a pool), and the way out.
+
+    `finalized`: with what `finalize` wrote of the whole run, and can write again.
+    """
 
     run: str
     segment: int | None
     what: str
     remedy: str
+    finalized: bool = False
 
     def __str__(self) -> str:
         place = self.run if self.segment is None else f"{self.run}, segment {self.segment}"
@@ -70,7 +74,8 @@ def verify(
 
     `manifests`: every committed file is there with its size; `checksums`: and its hash;
     `identities`: on `sample` images of each run all terms add up to the representation, and
-    effects, norms and moments follow from the stored values (docs/mathematics.md); `model`: the
+    effects, norms and moments follow from the stored values, and so do columns, thresholds and
+    peaks of `sample` neurons (docs/mathematics.md); `model`: the
     model is run again on `sample` images, which needs the `ingest` extra and the pictures.
     Raises `StoreNotFound`, `NotAStore`, `FormatTooNew`, `StoreCorrupt` or `BadQuestion`.
     """
@@ -89,6 +94,8 @@ def verify(
             if not damaged:
                 found = broken_identities(snapshot, run, sample=sample, seed=seed)
                 report.count("recomputed image", found.images)
+                if found.neurons:
+                    report.count("recomputed neuron", found.neurons)
                 report.problems += _in_run(run, found.problems)
         if deep >= 3 and not damaged:
             from ..ingest.recheck import differences
@@ -100,18 +107,25 @@ def verify(
     return report
 
 
-def forget_damaged(path: str | os.PathLike[str], report: VerifyReport) -> list[tuple[str, int]]:
+def forget_damaged(
+    path: str | os.PathLike[str], report: VerifyReport
+) -> list[tuple[str, int | None]]:
     """Take damaged segments back out of the store, so that the same ingest again redoes them.
 
-    Returns (run, segment) of each. Their files go, and a generation without them is published.
+    Returns (run, segment) of each; (run, None) for a run of which only what `finalize` wrote is
+    damaged, and which is to be finalized again. A generation without them is published.
     """
     from ..schema.runs import uncommit_segments
 
     layout = Layout(Path(path))
     damaged = sorted({(one.run, one.segment) for one in report.problems if one.segment is not None})
-    for run in dict.fromkeys(run for run, _ in damaged):
-        uncommit_segments(layout, run, [segment for name, segment in damaged if name == run])
-    return damaged
+    runs = [one.run for one in report.problems if one.segment is not None or one.finalized]
+    taken: list[tuple[str, int | None]] = []
+    for run in sorted(set(runs)):
+        segments = [segment for name, segment in damaged if name == run]
+        uncommit_segments(layout, run, segments)
+        taken += [(run, segment) for segment in segments or [None]]
+    return taken
 
 
 def _check_files(
@@ -126,17 +140,35 @@ def _check_files(
         "again, redoes it"
     )
     again = f"`lensbase run drop {layout.root} {run['name']}`, then ingest it again"
-    places = [(row["segment"], layout.manifest(run["folder"], row["segment"])) for row in segments]
-    for segment, path in [*places, (None, layout.static_manifest(run["folder"]))]:
+    folder, label = run["folder"], run["by_neuron"]
+    places = [(row["segment"], layout.manifest(folder, row["segment"])) for row in segments]
+    places.append((None, layout.static_manifest(folder)))
+    # A run that has just begun has no segment, and its neurons may not be fitted yet.
+    if run["neuron_layers"] and segments:
+        places.append((None, layout.fitted_manifest(folder)))
+    for segment, path in places:
+        report.count("segment", segment is not None and path.exists())
         remedy = again if segment is None else redo
-        if not path.exists():
-            yield Problem(run["name"], segment, f"its manifest {path.name} is missing", remedy)
-            continue
-        manifest = read_manifest(path)
-        report.count("segment", segment is not None)
-        report.count("file", len(manifest.files))
-        for what in damaged_files(layout, manifest, hashes=hashes):
+        for what in _damage(layout, path, report, hashes=hashes):
             yield Problem(run["name"], segment, what, remedy)
+    if label is not None:
+        remedy = (
+            f"`lensbase verify {layout.root} --forget`, then `lensbase finalize {layout.root} "
+            f"--run {run['name']}`, writes it again"
+        )
+        path = layout.by_neuron_manifest(folder, label)
+        for what in _damage(layout, path, report, hashes=hashes):
+            yield Problem(run["name"], None, what, remedy, finalized=True)
+
+
+def _damage(layout: Layout, path: Path, report: VerifyReport, *, hashes: bool) -> Iterator[str]:
+    """What is wrong with a manifest and its files."""
+    if not path.exists():
+        yield f"its manifest {path.name} is missing"
+        return
+    manifest = read_manifest(path)
+    report.count("file", len(manifest.files))
+    yield from damaged_files(layout, manifest, hashes=hashes)
 
 
 def _check_pools(snapshot: Snapshot, report: VerifyReport, *, hashes: bool) -> Iterator[Problem]:

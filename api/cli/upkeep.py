@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -30,11 +31,16 @@ def verify(
         str,
         typer.Option(help="manifests, checksums, identities or model; each includes those before."),
     ] = "identities",
-    sample: Annotated[int, typer.Option(help="Images of each run that are recomputed.")] = 64,
+    sample: Annotated[
+        int, typer.Option(help="Images (and neurons) of each run that are recomputed.")
+    ] = 64,
     seed: Annotated[int, typer.Option(help="Which images those are.")] = 0,
     forget: Annotated[
         bool,
-        typer.Option("--forget", help="Take damaged segments out, so that ingest redoes them."),
+        typer.Option(
+            "--forget",
+            help="Take what is damaged out, so that ingest or finalize makes it again.",
+        ),
     ] = False,
     as_json: Json = False,
     as_csv: Csv = False,
@@ -50,7 +56,12 @@ def verify(
         typer.echo(str(report))
     if forget and not report.ok:
         taken = forget_damaged(store, report)
-        typer.echo(f"Took {counted(len(taken), 'damaged segment')} out of {store}.", err=True)
+        segments = [one for one in taken if one[1] is not None]
+        typer.echo(f"Took {counted(len(segments), 'damaged segment')} out of {store}.", err=True)
+        for run, segment in taken:
+            if segment is None:
+                again = f"lensbase finalize {shlex.quote(str(store))} --run {run}"
+                typer.echo(f"Run {run} is to be completed again: {again}", err=True)
     if not report.ok:
         raise typer.Exit(_FOUND_PROBLEMS)
 
@@ -68,7 +79,8 @@ def copy(
     without: Annotated[
         list[str] | None,
         typer.Option(
-            help="Leave out token, head_token or thumbnail; several times or with commas."
+            help="Leave out token, head_token, thumbnail, neuron or neuron_input; several times "
+            "or with commas."
         ),
     ] = None,
 ) -> None:
