@@ -26,6 +26,7 @@ def ingest(
     heads: str | Sequence[int] | None = "last:4",
     tokens: bool | None = None,
     head_tokens: str | Sequence[int] | None = None,
+    neurons: str | Sequence[int] | None = None,
     devices: str = "auto",
     resume: bool = True,
     **options: Any,
@@ -34,6 +35,8 @@ def ingest(
 
     `images` is a folder, a manifest, Parquet, WebDataset or `datasets` files, or a list of
     paths; `model` an open_clip name, "world" (the CLIP that comes with lensbase) or a module.
+    `neurons` keeps the second-order effects of layers' neurons: "default", the three before the
+    last, "all" but the last, or layers as for `heads`.
     Everything else is explained at `lensbase.ingest.job.ingest`, which takes `options` too.
     Needs `lensbase[ingest]`: raises ImportError where torch is missing.
     """
@@ -50,6 +53,7 @@ def ingest(
         heads=heads,
         tokens=tokens,
         head_tokens=head_tokens,
+        neurons=neurons,
         devices=devices,
         resume=resume,
         **options,

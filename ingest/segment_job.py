@@ -136,6 +136,8 @@ class SegmentJob:
         for number in before:
             notice(f"Pass {number + 1} of {len(before) + 1}.")
             self._side_pass(stage, number, todo, progress)
+        if before:
+            notice(f"Pass {len(before) + 1} of {len(before) + 1}.")
         self.projection = stage.projection(last)
         self.files.neuron_threshold = read_static(
             self.layout, self.begun.folder, "neuron_threshold"

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from ...schema.components import slug
-from ...schema.errors import BadPart
+from ...schema.errors import BadPart, BadSize
 from .. import ingesting
 from ..finalizing import finalize_run
 from ..printing import counted
@@ -53,6 +53,33 @@ def ingest(
     head_tokens: Annotated[
         str | None, typer.Option(metavar="LAYERS", help="Keep each head's tokens of these layers.")
     ] = None,
+    neurons: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LAYERS",
+            help="Keep neurons of: default (the three layers before the last), all, or 8,9,10; "
+            "the last layer has none.",
+        ),
+    ] = None,
+    neuron_input: Annotated[
+        bool,
+        typer.Option(
+            "--neuron-input/--no-neuron-input",
+            help="Keep what these neurons read at each patch, for activation maps.",
+        ),
+    ] = False,
+    reference: Annotated[
+        int | None,
+        typer.Option(help="Images that neurons are fitted to; by default 5,000 over the run."),
+    ] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="BYTES",
+            help="Most that neurons' weights may take, such as 4GB or 4GiB, by default a quarter "
+            "of what is free; layers beyond it take further passes.",
+        ),
+    ] = None,
     pool: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Texts, one a line, for TEXTSPAN.")
     ] = None,
@@ -87,7 +114,8 @@ def ingest(
     from ...ingest.pools import read_pool
 
     texts = read_pool(pool, name=slug(pool.stem)) if pool is not None else None
-    with image_bar() as progress:
+    allowed = None if memory is None else _bytes(memory)
+    with image_bar() as bar:
         done = ingesting.ingest(
             images,
             store,
@@ -98,6 +126,10 @@ def ingest(
             heads=heads,
             tokens=tokens,
             head_tokens=head_tokens,
+            neurons=neurons,
+            neuron_input=neuron_input,
+            reference=reference,
+            memory=allowed,
             pool=texts,
             limit=limit,
             where=where,
@@ -111,7 +143,8 @@ def ingest(
             thumbnails=thumbnails,
             storage=storage,
             resume=resume,
-            progress=progress,
+            progress=bar.tell,
+            notice=bar.say,
         )
     typer.echo(_closing(store, done.run))
 
@@ -127,6 +160,18 @@ def _part(text: str) -> tuple[int, int]:
         msg = f"part {text!r} is not N/M; parts count from 1, such as 3/16."
         raise BadPart(msg)
     return int(found[1]), int(found[2])
+
+
+def _bytes(text: str) -> int:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) *(?:([kmgt])(i?))?b?", text.strip().lower())
+    size = 0
+    if found is not None:
+        power = " kmgt".index(found[2] or " ")
+        size = int(float(found[1]) * (1024 if found[3] else 1000) ** power)
+    if not size:
+        msg = f"memory {text!r} is no number of bytes; write one such as 4GB, 4GiB or 4000000000."
+        raise BadSize(msg)
+    return size
 
 
 def _closing(store: Path, run: str) -> str:
