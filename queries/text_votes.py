@@ -67,7 +67,8 @@ def count_votes(
         place += np.asarray(images, np.int64)[:, None] * codes.size
     real = picks >= 0
     count = codes.size * (rows if images is not None else 1)
-    scores = np.bincount(place[real], weights=shares[real], minlength=count)
+    summed = np.bincount(place[real], weights=shares[real], minlength=count)
+    scores = np.asarray(summed, np.float64)
     held = np.bincount(place[real], minlength=count)
     shape = (codes.size,) if images is None else (rows, codes.size)
     return Votes(scores.reshape(shape), held.reshape(shape))
