@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from html import escape
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,23 @@ I64 = npt.NDArray[np.int64]
 F32 = npt.NDArray[np.float32]
 Block: TypeAlias = tuple[int, int, F32]
 Sets: TypeAlias = tuple[tuple[str, ...], ...]
+
+
+class Change(Protocol):
+    """Effects of components that are replaced in representations, such as an `Ablation`."""
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """The components whose effects are replaced."""
+        ...
+
+    def apply(self, representation: F32, rows: I64, *, out: F32) -> F32:
+        """Change representations [k, d'] of these rows of the run.
+
+        Fills and returns the first k rows of `out`. Of the same block of rows, several changes in
+        a row are given the same array `rows`.
+        """
+        ...
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -201,9 +218,9 @@ def accuracy(
 
 
 def classify(
-    run: OpenRun, made: Classifier, found: Labelled, *, ablations: Sequence[Ablation | None]
+    run: OpenRun, made: Classifier, found: Labelled, *, ablations: Sequence[Change | None]
 ) -> list[Accuracy]:
-    """The accuracy after each of some ablations (None: without one), in one pass over the rows."""
+    """The accuracy after each of some changes (None: without one), in one pass over the rows."""
     predicted = [np.empty(len(found.rows), np.int64) for _ in ablations]
     weights = np.ascontiguousarray(made.weights, np.float32)
     for place, start, block in _blocks(run, found.rows, ablations):
@@ -221,7 +238,7 @@ def classify(
     ]
 
 
-def _blocks(run: OpenRun, rows: I64, ablations: Sequence[Ablation | None]) -> Iterator[Block]:
+def _blocks(run: OpenRun, rows: I64, ablations: Sequence[Change | None]) -> Iterator[Block]:
     """For a block of rows at a time, and each ablation: its place, the first row's, and [k, d'].
 
     A block is to be used before the next one is asked for.

@@ -79,6 +79,14 @@ class RunPictures:
         with Image.open(path) as image:
             return ImageOps.exif_transpose(image).convert("RGB")
 
+    @property
+    def source(self) -> dict[str, Any]:
+        """The run's row, with where its images are now to be read from again."""
+        if self._image_root is None:
+            return dict(self._run)
+        # As for `original`: keys are paths below that folder.
+        return {**self._run, "dataset_root": str(self._image_root), "dataset_kind": "folder"}
+
     def picture(self, row: int, key: str) -> Image:
         """The original if it is there, else the thumbnail; raises `ImageFileMissing`."""
         if (image := self.original(key)) is not None:

@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,26 +17,21 @@ from ..queries.reconstruction import (
     head_logits,
     text_directions,
 )
-from ..schema.errors import BadQuestion, UnknownPool
-from .candidates import Pool
 from .classifier import Classifier, check_classifier
 from .labels import Labelled, labelled
+from .named_pools import Pools, named_pools, text_counts
 from .open_run import KeptHead, OpenRun
 from .printing import layers_named
 from .result import Result
 from .selection import Selection
 from .spans import run_moments, spans_of
 from .textspans import kept_heads
-from .whole_numbers import whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
-
-Pools: TypeAlias = Pool | Sequence[str] | Mapping[str, Pool]
-"""A pool, names of pools, or a dict from what curves are called to their pools; None: default."""
 
 FULL, LATE = "full model", "late heads"
 _LAYERS = 4  # the thesis': "all the heads in the last 4 layers"
@@ -82,13 +77,13 @@ def reconstruct(
     import pyarrow as pa
 
     check_classifier(run, classifier)
-    steps = _steps(ms)
+    steps = text_counts(ms)
     heads = _late_heads(run, layers)
     found = labelled(run, classifier, chosen, label=label)
     basis = np.stack([run.basis(head) for head in heads])
     projections: dict[str, TextProjection] = {}
     ends: list[str] = []
-    for name, pool in _named(run, pools).items():
+    for name, pool in named_pools(run, pools, taken=(FULL, LATE)).items():
         spans = spans_of(run, heads, pool=pool, m=steps[-1])
         directions = [
             text_directions(own, span.vectors) for own, span in zip(basis, spans, strict=True)
@@ -113,14 +108,6 @@ def reconstruct(
         "accuracy": right / len(found.rows),
     }
     return Reconstruction(pa.table(columns), note="; ".join(filter(None, notes)))
-
-
-def _steps(ms: int | Sequence[int]) -> list[int]:
-    given: list[Any] = [*ms] if isinstance(ms, Iterable) else [ms]
-    if not given:
-        msg = "ms= names no number of texts; give some of 1 or more, such as (10, 20)."
-        raise BadQuestion(msg)
-    return sorted({whole(m, "m", least=1, of="texts") for m in given})
 
 
 def _count_right(
@@ -166,24 +153,3 @@ def _late_heads(run: OpenRun, layers: Sequence[int] | None) -> list[KeptHead]:
     return kept_heads(
         run, [f"L{layer}.H{head}" for layer in chosen for head in range(run.shape.heads)]
     )
-
-
-def _named(run: OpenRun, pools: Pools) -> dict[str, Pool]:
-    named: dict[str, Pool] = {}
-    if isinstance(pools, Mapping):
-        named |= pools
-    elif pools is None or isinstance(pools, str):
-        named[run.texts.pool(pools).name] = pools
-    elif isinstance(pools, Sequence):
-        try:
-            named |= {run.texts.pool(name).name: name for name in pools}
-        except UnknownPool as error:
-            msg = f"{error} Or, for a list of texts, give {{'mine': [...]}}."
-            raise UnknownPool(msg) from error
-    else:
-        named["vectors"] = pools
-    taken = [name for name in (FULL, LATE) if name in named]
-    if taken or not named:
-        msg = f"pools= takes at least one pool, and none called {FULL!r} or {LATE!r}."
-        raise BadQuestion(msg)
-    return named

@@ -1,0 +1,346 @@
+"""First-order, second-order and indirect effects of a layer's neurons, compared (Table 3.1)."""
+
+# pyarrow has no types.
+# pyright: reportUnknownParameterType=false
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..schema.components import Neuron
+from ..schema.derived import read_derived, write_derived
+from ..schema.errors import BadQuestion, ExtraMissing, LensbaseError, WeightsNotFound
+from .accuracy import Change, classify
+from .classifier import Classifier, check_classifier
+from .labels import labelled
+from .neuron_changes import LayerEffects, MeanAblation, one_layer, reference_rows
+from .open_run import OpenRun
+from .printing import counted
+from .result import Result, Thumbnails
+from .selection import Images
+from .where import Where
+from .whole_numbers import whole
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from matplotlib.axes import Axes
+
+    from ..ingest.effects_again import EffectsAgain, KnownPictures
+    from ..ingest.models import LoadedModel
+
+F32 = npt.NDArray[np.float32]
+F64 = npt.NDArray[np.float64]
+I64 = npt.NDArray[np.int64]
+
+_BY_IMAGE, _BY_NEURON = "neuron_effect_image", "neuron_effect"
+# Part of every fingerprint: to be raised when the same question gets another answer.
+_VERSION = 1
+
+
+class NeuronEffects(Result):
+    """Rows `effect`, `accuracy`, `baseline`, `explained_variance`; `neurons` has one a neuron."""
+
+    def __init__(
+        self,
+        table: pa.Table,
+        *,
+        note: str | None = None,
+        thumbnails: Thumbnails | None = None,
+        neurons: Result | None = None,
+    ) -> None:
+        super().__init__(table, note=note, thumbnails=thumbnails)
+        self._neurons = neurons
+
+    @property
+    def neurons(self) -> Result:
+        """A row a neuron that was measured, in the order of their numbers.
+
+        Columns `component`, `direct_norm` and `indirect_norm` (mean lengths of its first-order and
+        indirect effects over the images), `indirect_explained` and `second_order_explained`.
+        """
+        if self._neurons is None:
+            msg = "a part of the table knows no neurons; ask the whole one."
+            raise BadQuestion(msg)
+        return self._neurons
+
+    def plot(self, *, ax: Axes | None = None, limit: int = 20) -> Axes:
+        """Bars of the accuracy after each ablation and of the variance that one direction explains.
+
+        The accuracy before is dashed; `limit` says nothing here.
+        """
+        from .plots import new_axes
+
+        ax = ax or new_axes(5, 3)
+        places = np.arange(len(self))
+        ax.bar(places - 0.2, self["accuracy"], width=0.4, label="accuracy after mean-ablation")
+        shares = self["explained_variance"]
+        ax.bar(places + 0.2, shares, width=0.4, label="variance explained by first PC")
+        if len(self):
+            ax.axhline(self["baseline"][0], linestyle="--", color="0.6", label="accuracy before")
+        ax.set_xticks(places, [str(effect) for effect in self["effect"]])
+        ax.set_ylim(0, 1)
+        ax.legend()
+        return ax
+
+
+@dataclass(frozen=True, eq=False)
+class _Measured:
+    """Effects as they are kept: by row of the run, ascending, and by neuron of the layer."""
+
+    rows: I64
+    first_order: F32
+    ablated: F32
+    by_neuron: dict[str, F64]
+
+
+@dataclass(frozen=True, eq=False)
+class _WithoutFirstOrder:
+    """First-order effects of a layer's neurons replaced by their means."""
+
+    component: str
+    measured: _Measured
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """The layer's neurons, as one."""
+        return (self.component,)
+
+    def apply(self, representation: F32, rows: I64, *, out: F32) -> F32:
+        """Change representations [k, d'] of these rows; fills the first k rows of `out`."""
+        places = np.searchsorted(self.measured.rows, rows)
+        return np.subtract(representation, self.measured.first_order[places], out=out[: len(rows)])
+
+
+@dataclass(frozen=True, eq=False)
+class _WithoutIndirect:
+    """Activations of a layer's neurons replaced by their means in a forward pass."""
+
+    component: str
+    measured: _Measured
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """The layer's neurons, as one."""
+        return (self.component,)
+
+    def apply(self, representation: F32, rows: I64, *, out: F32) -> F32:
+        """Representations [k, d'] of these rows from that pass; fills the first k of `out`."""
+        places = np.searchsorted(self.measured.rows, rows)
+        out = out[: len(representation)]
+        out[...] = self.measured.ablated[places]
+        return out
+
+
+def neuron_effects(
+    run: OpenRun,
+    c: Classifier,
+    *,
+    layer: int,
+    neurons: int | Sequence[str] = 100,
+    label: str = "label",
+    images: Images = None,
+    where: Where = None,
+    seed: int = 0,
+) -> NeuronEffects:
+    """Compare first-order, second-order and indirect effects of a layer's neurons (Table 3.1).
+
+    A row an effect: `accuracy` after the effects of all the layer's neurons are replaced by their
+    means over the reference set, `baseline` before, and `explained_variance`, the mean share of
+    `neurons` that the first principal component of a neuron's largest effects explains (100 drawn
+    by `seed`, another number, or addresses). First-order: the layer's direct sum of p_0 P w_n, one
+    direction each, so 1. Second-order: from what is stored, explained over the reference set.
+    Indirect: each activation held at its mean, token by token, in a real forward pass; explained
+    over the images asked for. `neurons` of the result tells each neuron's own.
+    The first and the last are measured with the run's model on its pictures, about a forward pass
+    an image and neuron, and kept, 8 d' bytes an image: asking again needs neither. `images`,
+    `where` and `label` are as in `accuracy`.
+    Raises `NeuronsNotStored`, `BadAddress`, `UnknownComponent`, `ExtraMissing` without torch,
+    `WeightsNotFound` without the model, `ImageFileMissing`, `SourceNotFound` or `UnknownImage`
+    without the pictures, or what `accuracy` raises.
+    """
+    check_classifier(run, c)
+    layer = one_layer(run, layer)
+    seed = whole(seed, "seed", least=0, of="draws")
+    numbers = _numbers(run, layer, neurons, seed=seed)
+    found = labelled(run, c, run.images.select(images, where), label=label)
+    measured = _measured(run, np.unique(found.rows), layer=layer, numbers=numbers)
+    effects = LayerEffects(run, layer)
+    changes: list[Change | None] = [
+        None,
+        _WithoutFirstOrder(effects.component, measured),
+        MeanAblation(effects, "all"),
+        _WithoutIndirect(effects.component, measured),
+    ]
+    before, *after = classify(run, c, found, ablations=changes)
+    second = run.neurons.explained[effects.place, numbers].astype(np.float64)
+    indirect = measured.by_neuron["indirect_explained"]
+    columns = {
+        "effect": ["first-order", "second-order", "indirect"],
+        "accuracy": np.array([one.overall for one in after]),
+        "baseline": np.full(3, before.overall),
+        "explained_variance": np.array([1.0, second.mean(), indirect.mean()]),
+    }
+    drawn = f", drawn with seed {seed}" if _is_drawn(run, neurons) else ""
+    reference = counted(len(reference_rows(run)), "reference image")
+    note = (
+        f"layer {layer}, {counted(len(numbers), 'neuron')}{drawn}; means are over the {reference} "
+        "of the run, as is the variance explained of second-order effects; that of indirect ones "
+        f"is over {counted(len(measured.rows), 'image')}"
+    )
+    by_neuron = {
+        "component": [str(Neuron(layer, number)) for number in numbers.tolist()],
+        **measured.by_neuron,
+        "second_order_explained": second,
+    }
+    return NeuronEffects(
+        Result.of(columns).arrow(),
+        note="; ".join(filter(None, [note, found.note])),
+        neurons=Result.of(by_neuron, note=note),
+    )
+
+
+def _is_drawn(run: OpenRun, neurons: int | Sequence[str]) -> bool:
+    return isinstance(neurons, int | np.integer) and neurons < run.neurons.count
+
+
+def _numbers(run: OpenRun, layer: int, neurons: int | Sequence[str], *, seed: int) -> I64:
+    """Neurons of the layer by number, ascending: drawn ones, or those with some addresses."""
+    given: Any = neurons
+    if not isinstance(given, Iterable):
+        count = min(whole(given, "neurons", least=1, of="neurons"), run.neurons.count)
+        return np.sort(np.random.default_rng(seed).permutation(run.neurons.count)[:count])
+    listed: list[Any] = [given] if isinstance(given, str) else list(given)
+    if not listed or not all(isinstance(one, str) for one in listed):
+        msg = f"neurons={neurons!r}: give a number of neurons, or addresses as in ['L{layer}.N3']."
+        raise BadQuestion(msg)
+    found = [run.neurons.find(address).address for address in listed]
+    others = [str(one) for one in found if one.layer != layer]
+    if others:
+        msg = f"{others[0]} is of another layer than layer={layer}; ask for one layer at a time."
+        raise BadQuestion(msg)
+    return np.unique([one.neuron for one in found])
+
+
+def _measured(run: OpenRun, rows: I64, *, layer: int, numbers: I64) -> _Measured:
+    """Effects as they were kept, or measured now and kept."""
+    parameters = _parameters(run, rows, layer)
+    # What is said of images is of all the layer's neurons.
+    own = {**parameters, "neurons": numbers.tolist()}
+    by_image = read_derived(run.layout, _BY_IMAGE, parameters)
+    by_neuron = read_derived(run.layout, _BY_NEURON, own)
+    if by_image is None or by_neuron is None:
+        again = _again(run, rows, layer=layer, numbers=numbers)
+        by_image, by_neuron = _image_rows(rows, again), _neuron_rows(numbers, again)
+        if run.row["status"] == "complete":
+            write_derived(run.layout, _BY_IMAGE, parameters, rows=by_image)
+            write_derived(run.layout, _BY_NEURON, own, rows=by_neuron)
+    names = ("direct_norm", "indirect_norm", "indirect_explained")
+    return _Measured(
+        by_image.column("row").to_numpy(),
+        _vectors_of(by_image, "first_order"),
+        _vectors_of(by_image, "ablated"),
+        {name: by_neuron.column(name).to_numpy() for name in names},
+    )
+
+
+def _parameters(run: OpenRun, rows: I64, layer: int) -> dict[str, Any]:
+    row = run.row
+    return {
+        "query": "neuron_effects",
+        "version": _VERSION,
+        "run": run.name,
+        "run_id": row["run_id"],
+        "run_fingerprint": row["fingerprint"],
+        "keys_sha256": row["keys_sha256"],
+        "weights_sha256": row["weights_sha256"],
+        "content": run.content,
+        "layer": layer,
+        "rows_sha256": hashlib.sha256(rows.astype("<i8").tobytes()).hexdigest(),
+    }
+
+
+def _again(run: OpenRun, rows: I64, *, layer: int, numbers: I64) -> EffectsAgain:
+    """Measure effects with the run's model on its pictures."""
+    model = _model(run)
+    from ..ingest.effects_again import effects_again
+
+    return effects_again(
+        model,
+        _pictures(run, rows),
+        reference=_pictures(run, np.sort(reference_rows(run))),
+        layer=layer,
+        neurons=numbers.tolist(),
+    )
+
+
+def _model(run: OpenRun) -> LoadedModel:
+    try:
+        return run.texts.model()
+    except ImportError as error:
+        msg = (
+            "first-order and indirect effects are measured in forward passes, and "
+            f"{error.name or 'torch'} is not installed: `pip install lensbase[ingest]` brings it. "
+            "Asked once where it is, the answer is kept in the store."
+        )
+        raise ExtraMissing(msg) from error
+    except LensbaseError as error:
+        msg = (
+            f"the model of run {run.name!r} cannot be loaded to measure first-order and indirect "
+            f"effects ({error}). Asked once where it is at hand, the answer is kept in the store."
+        )
+        raise WeightsNotFound(msg) from error
+
+
+def _pictures(run: OpenRun, rows: I64) -> KnownPictures:
+    from ..ingest.effects_again import KnownPictures
+
+    image_ids = run.images.ids(rows)
+    known = {
+        number: (key, sha256)
+        for number, key, sha256 in run.console.rows(
+            "SELECT image_id, key, sha256 FROM image "
+            "WHERE image_id IN (SELECT unnest(?::BIGINT[]))",
+            [image_ids],
+        )
+    }
+    keys, hashes = zip(*(known[number] for number in image_ids.tolist()), strict=True)
+    return KnownPictures(run.pictures.source, keys, hashes)
+
+
+def _image_rows(rows: I64, again: EffectsAgain) -> pa.Table:
+    import pyarrow as pa
+
+    columns = {"first_order": again.first_order, "ablated": again.ablated}
+    return pa.table(
+        {
+            "row": rows,
+            **{
+                name: pa.FixedSizeListArray.from_arrays(values.reshape(-1), values.shape[1])
+                for name, values in columns.items()
+            },
+        }
+    )
+
+
+def _neuron_rows(numbers: I64, again: EffectsAgain) -> pa.Table:
+    import pyarrow as pa
+
+    return pa.table(
+        {
+            "neuron": numbers.astype(np.int32),
+            "direct_norm": again.direct_norm,
+            "indirect_norm": again.indirect_norm,
+            "indirect_explained": again.indirect_explained,
+        }
+    )
+
+
+def _vectors_of(table: pa.Table, name: str) -> F32:
+    vectors = table.column(name).combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return np.array(vectors, np.float32).reshape(table.num_rows, -1)
