@@ -82,18 +82,7 @@ def neuron_ablation(
     images: Images = None,
     where: Where = None,
 ) -> NeuronAblation:
-    """Accuracy with the second-order effects of a whole layer replaced (Figures 3.3, B.2, B.3).
-
-    A row a layer ("L9.N*", all its neurons) and condition: "w/o all neurons" puts the mean b_n over
-    the reference set in the place of every effect phi_n(I), "w/o large norm" in each neuron's large
-    images alone, "w/o small norm" in all others, "x r + b" puts x_n(I) r_n + b_n everywhere; with
-    `shuffles`, "x r' + b, r shuffled" is the mean of so many draws in which the layer's neurons
-    exchange their r_n. Before them a row "baseline". `large` is "percentile", norms above the
-    neuron's 98th percentile over the reference set, exact; or "top", each neuron's `top` images of
-    largest norm in the run, an estimate that takes an effect there for x_n r_n + b_n. `layers` are
-    those that the run kept; the rest is as in `accuracy`, `by` adding the `worst_group`.
-    Raises `NeuronsNotStored` or what `accuracy` raises.
-    """
+    """Accuracy with effects of whole layers replaced; see `RunView.neuron_ablation`."""
     if large not in get_args(Large):
         msg = f"large={large!r} is neither 'percentile' nor 'top'; say which images are large."
         raise BadQuestion(msg)

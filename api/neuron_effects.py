@@ -148,22 +148,7 @@ def neuron_effects(
     where: Where = None,
     seed: int = 0,
 ) -> NeuronEffects:
-    """Compare first-order, second-order and indirect effects of a layer's neurons (Table 3.1).
-
-    A row an effect: `accuracy` after the effects of all the layer's neurons are replaced by their
-    means over the reference set, `baseline` before, and `explained_variance`, the mean share of
-    `neurons` that the first principal component of a neuron's largest effects explains (100 drawn
-    by `seed`, another number, or addresses). First-order: the layer's direct sum of p_0 P w_n, one
-    direction each, so 1. Second-order: from what is stored, explained over the reference set.
-    Indirect: each activation held at its mean, token by token, in a real forward pass; explained
-    over the images asked for. `neurons` of the result tells each neuron's own.
-    The first and the last are measured with the run's model on its pictures, about a forward pass
-    an image and neuron, and kept, 8 d' bytes an image: asking again needs neither. `images`,
-    `where` and `label` are as in `accuracy`.
-    Raises `NeuronsNotStored`, `BadAddress`, `UnknownComponent`, `ExtraMissing` without torch,
-    `WeightsNotFound` without the model, `ImageFileMissing`, `SourceNotFound` or `UnknownImage`
-    without the pictures, or what `accuracy` raises.
-    """
+    """First-order, second-order and indirect effects; see `RunView.neuron_effects`."""
     check_classifier(run, c)
     layer = one_layer(run, layer)
     seed = whole(seed, "seed", least=0, of="draws")

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from .candidates import Pool
-from .classifier import Templates
+from .classifier import Classifier, Templates
 from .explaining import explain
+from .named_pools import Pools
 from .neuron import NeuronView
+from .neuron_ablation import Large, NeuronAblation, neuron_ablation
+from .neuron_effects import NeuronEffects, neuron_effects
+from .neuron_reconstruction import NeuronReconstruction, neuron_reconstruction
 from .neuron_search import find_heads, find_neurons, similar_neurons
 from .open_run import OpenRun
 from .result import Result
 from .run_neurons import Layers
+from .selection import Images
 from .spurious_texts import Source, spurious_texts
+from .where import Where
 
 if TYPE_CHECKING:
     from .adversarial import Adversarial, Words
@@ -88,6 +95,119 @@ class NeuronQuestions:
         """
         return explain(
             self._run, image, layer=layer, pool=pool, k=k, m=m, center=center, signed=signed
+        )
+
+    def neuron_ablation(
+        self,
+        c: Classifier,
+        *,
+        layers: Layers = None,
+        large: Large = "percentile",
+        top: int = 100,
+        shuffles: int = 0,
+        seed: int = 0,
+        label: str = "label",
+        by: str | Sequence[str] | None = None,
+        images: Images = None,
+        where: Where = None,
+    ) -> NeuronAblation:
+        """Accuracy with the second-order effects of a whole layer replaced (Figures 3.3, B.2, B.3).
+
+        A row a layer ("L9.N*", all its neurons) and condition: "w/o all neurons" puts the mean b_n
+        over the reference set in the place of every effect phi_n(I), "w/o large norm" in each
+        neuron's large images alone, "w/o small norm" in all others, "x r + b" puts x_n(I) r_n + b_n
+        everywhere; with `shuffles`, "x r' + b, r shuffled" is the mean of so many draws in which
+        the layer's neurons exchange their r_n. Before them a row "baseline". `large` is
+        "percentile", norms above the neuron's 98th percentile over the reference set, exact; or
+        "top", each neuron's `top` images of largest norm in the run, an estimate that takes an
+        effect there for x_n r_n + b_n. `layers` are those that the run kept; the rest is as in
+        `accuracy`, `by` adding the `worst_group`.
+        Raises `NeuronsNotStored` or what `accuracy` raises.
+        """
+        return neuron_ablation(
+            self._run,
+            c,
+            layers=layers,
+            large=large,
+            top=top,
+            shuffles=shuffles,
+            seed=seed,
+            label=label,
+            by=by,
+            images=images,
+            where=where,
+        )
+
+    def neuron_reconstruction(
+        self,
+        c: Classifier,
+        *,
+        layer: int,
+        pools: Pools = None,
+        ms: int | Sequence[int] = (4, 8, 16, 32, 64, 128),
+        center: bool = False,
+        label: str = "label",
+        images: Images = None,
+        where: Where = None,
+    ) -> NeuronReconstruction:
+        """Accuracy with every r_n of a layer rebuilt from m texts, against m and pool (Figure 3.4).
+
+        Effects phi_n(I) are replaced by x_n(I) r'_n + b_n with r'_n = sum_j gamma_j t_j, the sparse
+        code of m texts (T3.4), its atoms the texts of a pool, with `center` without the pool's
+        mean. `pools` is a pool, a list of pools' names, or a dict from what curves are called to
+        their pools; by default the run's default pool. An m past what a pool or the model's width
+        allows counts for as many texts as there are. Three rows without an m: "baseline", "w/o all
+        neurons" (b_n alone) and "x r + b". `images`, `where` and `label` are as in `accuracy`.
+        Raises `NeuronsNotStored`, `UnknownPool`, `TextNotStored`, or what `accuracy` raises.
+        """
+        return neuron_reconstruction(
+            self._run,
+            c,
+            layer=layer,
+            pools=pools,
+            ms=ms,
+            center=center,
+            label=label,
+            images=images,
+            where=where,
+        )
+
+    def neuron_effects(
+        self,
+        c: Classifier,
+        *,
+        layer: int,
+        neurons: int | Sequence[str] = 100,
+        label: str = "label",
+        images: Images = None,
+        where: Where = None,
+        seed: int = 0,
+    ) -> NeuronEffects:
+        """Compare first-order, second-order and indirect effects of a layer's neurons (Table 3.1).
+
+        A row an effect: `accuracy` after the effects of all the layer's neurons are replaced by
+        their means over the reference set, `baseline` before, and `explained_variance`, the mean
+        share of `neurons` that the first principal component of a neuron's largest effects explains
+        (100 drawn by `seed`, another number, or addresses). First-order: the layer's direct sum of
+        p_0 P w_n, one direction each, so 1. Second-order: from what is stored, explained over the
+        reference set. Indirect: each activation held at its mean, token by token, in a real forward
+        pass; explained over the images asked for. `neurons` of the result tells each neuron's own.
+        The first and the last are measured with the run's model on its pictures, about a forward
+        pass an image and neuron, and kept, 8 d' bytes an image: asking again needs neither.
+        `images`, `where` and `label` are as in `accuracy`.
+        Raises `NeuronsNotStored`, `BadAddress`, `UnknownComponent`, `ExtraMissing` without torch,
+        `WeightsNotFound` without the model, `ImageFileMissing`, `SourceNotFound` or `UnknownImage`
+        without the pictures, or what `accuracy` raises.
+        """
+        return neuron_effects(
+            self._run,
+            c,
+            layer=layer,
+            neurons=neurons,
+            label=label,
+            images=images,
+            where=where,
+            seed=seed,
         )
 
     def spurious_texts(

@@ -69,16 +69,7 @@ def neuron_reconstruction(
     images: Images = None,
     where: Where = None,
 ) -> NeuronReconstruction:
-    """Accuracy with every r_n of a layer rebuilt from m texts, against m and pool (Figure 3.4).
-
-    Effects phi_n(I) are replaced by x_n(I) r'_n + b_n with r'_n = sum_j gamma_j t_j, the sparse
-    code of m texts (T3.4), its atoms the texts of a pool, with `center` without the pool's mean.
-    `pools` is a pool, a list of pools' names, or a dict from what curves are called to their pools;
-    by default the run's default pool. An m past what a pool or the model's width allows counts for
-    as many texts as there are. Three rows without an m: "baseline", "w/o all neurons" (b_n alone)
-    and "x r + b". `images`, `where` and `label` are as in `accuracy`.
-    Raises `NeuronsNotStored`, `UnknownPool`, `TextNotStored`, or what `accuracy` raises.
-    """
+    """Accuracy with directions rebuilt from texts; see `RunView.neuron_reconstruction`."""
     import pyarrow as pa
 
     check_classifier(run, c)

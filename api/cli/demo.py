@@ -28,14 +28,15 @@ def demo(
     manifest = make_scenes(scenes, count=images)
     line = (
         f"lensbase ingest {_quoted(store)} {_quoted(manifest)} --model world\n"
-        f"  --heads all --tokens --head-tokens all --pool {_quoted(scenes / POOL)}"
+        f"  --heads all --tokens --head-tokens all --neurons all --neuron-input\n"
+        f"  --reference 1000 --pool {_quoted(scenes / POOL)}"
     ).replace("\n", " \\\n")
     if _is_complete(store):
         guide.say(f"{store} is there already, made by this line:")
         guide.show(line)
         typer.echo()
     else:
-        guide.say("One pass of the CLIP over all of them, keeping every head and every token:")
+        guide.say("The CLIP over all of them once, after a fit of its neurons, keeping every part:")
         guide.shell(line)
     guide.say("Are all files as they were written, and do all parts add up to what the model says?")
     guide.shell(f"lensbase verify {_quoted(store)}")

@@ -14,6 +14,7 @@ from .guide import Guide
 _HEADS = 3
 _TEXTS = 5
 _TOP = 50
+_FOUND = "a photo of a red shape"
 _SEVERAL = "several"  # attributes in one text
 _FIRST_TEXTS = """SELECT component, text, explained_variance, variance
     FROM head_texts JOIN heads USING (run, component) WHERE rank <= ? ORDER BY component, rank"""
@@ -78,6 +79,15 @@ def take_tour(guide: Guide, store: Path, *, picture: Path) -> None:
     image, text = _scene_and_text(opened)
     guide.say(f"Where in scene {image} the tokens write {text!r}:")
     guide.shell(f'lensbase image heatmap {place} {image} "{text}" -o {shlex.quote(str(picture))}')
+    guide.say(f"What scene {image} shows, in the words of the neurons that are active in it:")
+    guide.shell(f"lensbase image concepts {place} {image} -k 5 --center")
+    guide.say(
+        f"Neurons, seen through what later heads make of them: those that write {_FOUND!r}, and "
+        "what the first of them writes besides, as a sum of texts:"
+    )
+    guide.shell(f'lensbase find {place} "{_FOUND}" -k 3')
+    neuron = opened.run().find_neurons(_FOUND, k=1)["component"][0]
+    guide.shell(f"lensbase neuron texts {place} {neuron} -m 5")
     guide.say(
         "What the model would answer without some of its parts: how many lone shapes it names "
         "right, and how many when the direct effects of all MLPs, or of the last three attention "
