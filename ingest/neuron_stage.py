@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save
 
 from ..schema import durable
 from ..schema.arrays import RunShape
+from ..schema.errors import ImagesChanged
 from ..schema.layout import Layout
 from ..schema.locks import lock_when_free
 from ..schema.shards import read_whole
@@ -96,9 +97,12 @@ class NeuronStage:
             passes, images = self.settings.neuron_passes, self.settings.reference
             notice(f"Fitting neurons to {images:,} reference images, in two rounds.")
             found: dict[int, FittedNeurons] = {}
+            used: list[list[int]] = []
             for number in range(len(passes)):
-                found |= self._fit_pass(number, progress)
-            self._commit(found)
+                fitted, rows = self._fit_pass(number, progress)
+                found |= fitted
+                used.append(rows)
+            self._commit(found, self._one(used))
             # With what a killed process left half-written.
             shutil.rmtree(self.layout.fitting(self.folder, 0).parent, ignore_errors=True)
             for left in done.parent.glob(f"{done.name}.*{durable.PARTIAL}"):
@@ -113,13 +117,27 @@ class NeuronStage:
             layers=self.settings.neuron_passes[number],
         )
 
-    def _fit_pass(self, number: int, progress: Progress) -> dict[int, FittedNeurons]:
+    def _one(self, used: list[list[int]]) -> list[int]:
+        """The readable rows of the reference set; `ImagesChanged` where passes had others."""
+        if used.count(used[0]) == len(used):
+            return used[0]
+        shutil.rmtree(self.layout.fitting(self.folder, 0).parent)
+        msg = (
+            f"images that run {self.run!r} fits its neurons to could be read in one pass over them "
+            "and not in another: the same `lensbase ingest` command again fits them anew."
+        )
+        raise ImagesChanged(msg)
+
+    def _fit_pass(
+        self, number: int, progress: Progress
+    ) -> tuple[dict[int, FittedNeurons], list[int]]:
+        """Fit one pass' layers; also the reference rows that could be read."""
         layers = self.settings.neuron_passes[number]
         second_order = SecondOrder(self.model.visual, layers)
         fit = NeuronFit(second_order)
         rows = self._reference_batches()
         kept = _KeptState(self.layout, self.folder, number)
-        start = kept.restore(fit)
+        start, used = kept.restore(fit)
         decompose = Decomposer(self.model.visual, Kept())
         device = next(self.model.model.parameters()).device
         steps = [*rows, *rows]
@@ -134,14 +152,15 @@ class NeuronStage:
                     decompose(batch.images.to(device, non_blocking=True), trace)
                     if step < len(rows):
                         fit.observe(trace)
+                        used += batch.rows[batch.ok].tolist()
                     else:
                         fit.select(trace, torch.from_numpy(batch.rows[batch.ok]))
                 done += len(batch.rows)
                 progress(done, total)
-                kept.keep(fit, step + 1)
+                kept.keep(fit, step + 1, used=used)
         found = {layer: fit.fitted(layer) for layer in layers}
-        kept.keep(fit, len(steps), now=True)
-        return found
+        kept.keep(fit, len(steps), used=used, now=True)
+        return found, used
 
     def read(self, rows: list[Any]) -> Generator[Batch]:
         """Batches of the run's images, without thumbnails."""
@@ -162,12 +181,12 @@ class NeuronStage:
         images, count = self.shape.images, self.settings.reference
         return np.arange(count, dtype=np.int64) * images // max(count, 1)
 
-    def _commit(self, found: Mapping[int, FittedNeurons]) -> None:
+    def _commit(self, found: Mapping[int, FittedNeurons], used: list[int]) -> None:
         arrays = {
             name: np.stack([getattr(found[layer], field) for layer in self.shape.neuron_layers])
             for name, field in _FITTED.items()
         }
-        arrays["neuron_reference"] = self.reference_rows()
+        arrays["neuron_reference"] = np.array(used, np.int64)
         commit_fitted(self.layout, self.folder, arrays)
 
 
@@ -205,22 +224,23 @@ class _KeptState:
     number: int
     _written: float = 0.0
 
-    def restore(self, fit: NeuronFit) -> int:
-        """Bring a fit to where the last process left it; returns the steps that are done."""
+    def restore(self, fit: NeuronFit) -> tuple[int, list[int]]:
+        """Bring a fit to where the last process left it: steps done, rows that could be read."""
         self._written = time.monotonic()
         path = self.layout.fitting(self.folder, self.number)
         if not path.exists():
-            return 0
+            return 0, []
         state = load_file(path)
-        step = int(state.pop("step"))
+        step, used = int(state.pop("step")), state.pop("used").tolist()
         fit.restore(state)
-        return step
+        return step, used
 
-    def keep(self, fit: NeuronFit, step: int, *, now: bool = False) -> None:
+    def keep(self, fit: NeuronFit, step: int, *, used: list[int], now: bool = False) -> None:
         """Write the state after so many steps, if the last one is old enough."""
         if not now and time.monotonic() - self._written < _SECONDS:
             return
-        state = fit.state() | {"step": torch.tensor(step)}
+        rows = torch.tensor(used, dtype=torch.int64)
+        state = fit.state() | {"step": torch.tensor(step), "used": rows}
         write_tensors(self.layout.fitting(self.folder, self.number), state)
         self._written = time.monotonic()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -35,3 +36,36 @@ def store_bytes(store: Path) -> dict[str, bytes]:
         for file in sorted((store / kind).rglob("*"))
         if file.is_file()
     }
+
+
+FEW: dict[str, Any] = {
+    "neurons": "4,5,6",
+    "heads": "last:1",
+    "head_tokens": None,
+    "tokens": False,
+    "batch_size": 16,
+    "segment_rows": 16,
+    "reference": 30,
+}
+# Bytes that layer 4 needs alone, and 5 and 6 together: FEW takes two passes with no more.
+TWO_PASSES = 1_200_000
+
+
+def run_bytes(store: Path) -> dict[str, bytes]:
+    """`store_bytes`, whatever number the arrays by neuron got when the run was completed."""
+    label = re.compile(rb"(by_neuron-|by_neuron/(?:top|\d+)-)\d+")
+    return {
+        label.sub(rb"\1N", name.encode()).decode(): label.sub(rb"\1N", content)
+        if "/by_neuron-" in name
+        else content
+        for name, content in store_bytes(store).items()
+    }
+
+
+def neuron_rows(store: Path) -> dict[str, list[dict[str, Any]]]:
+    """What every view says of a store's neurons."""
+    from lensbase.api import open_store
+
+    views = ("neurons", "neuron_top_images", "neuron_peaks", "neuron_texts")
+    with open_store(store) as opened:
+        return {view: opened.sql(f"SELECT * FROM {view} ORDER BY ALL").rows() for view in views}
