@@ -6,8 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ..queries.concepts import Effects, active_neurons
-from ..queries.text_votes import TextCodes, Votes, count_votes, top_texts
+from ..queries.concepts import Effects, image_concepts
 from ..schema.errors import BadSelection
 from .neuron_codes import CodeQuestion
 from .printing import counted, layers_named
@@ -23,29 +22,16 @@ def concepts(
     `effects` are the neurons' [N] in one image, by layer.
     """
     k = whole(k, "k", least=0, of="texts")
-    votes: Votes | None = None
-    active = 0
-    for layer, one in effects.items():
-        if not np.isfinite(one.norms).all():
-            msg = f"the neurons of layer {layer} hold no numbers for this image: it was rejected."
-            raise BadSelection(msg)
-        which = active_neurons(one.norms, one.thresholds)
-        weights = (one.coefficients if signed else one.norms)[which]
-        codes: TextCodes = question.codes(layer)
-        more = count_votes(which, weights, codes)
-        active += len(which)
-        votes = (
-            more
-            if votes is None
-            else Votes(votes.scores + more.scores, votes.neurons + more.neurons)
-        )
-    assert votes is not None
-    best = top_texts(votes, k)
+    if not all(np.isfinite(one.norms).all() for one in effects.values()):
+        msg = "the neurons hold no numbers for this image: it was rejected, or is not there yet."
+        raise BadSelection(msg)
+    codes = [question.codes(layer) for layer in effects]
+    found = image_concepts(list(effects.values()), codes, k, signed=signed)
     columns = {
-        "rank": np.arange(1, len(best.texts) + 1),
-        "text": question.candidates.texts_at(best.texts.tolist()),
-        "score": best.scores,
-        "neurons": best.neurons,
+        "rank": np.arange(1, len(found.texts.texts) + 1),
+        "text": question.candidates.texts_at(found.texts.texts.tolist()),
+        "score": found.texts.scores,
+        "neurons": found.texts.neurons,
     }
-    of = counted(active, "active neuron")
-    return Result.of(columns, note=f"by {of} of {layers_named(list(effects))}, {question.note}")
+    active = counted(sum(map(len, found.active)), "active neuron")
+    return Result.of(columns, note=f"by {active} of {layers_named(list(effects))}, {question.note}")

@@ -7,6 +7,7 @@ as it acts. See `docs/mathematics.md`, "Concepts of an image".
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,16 +20,16 @@ Rows = npt.NDArray[np.int64]
 
 
 class Concepts(NamedTuple):
-    """The best texts of an image, and the active neurons [a] that voted, ascending."""
+    """The best texts of an image, and in each layer the active neurons that voted, ascending."""
 
     texts: TextRanking
-    active: Rows
+    active: list[Rows]
 
 
 class Effects(NamedTuple):
-    """What a layer's neurons do in an image, all [N], or in K images, [K, N].
+    """What a layer's neurons do in an image, all [N].
 
-    `norms` ||phi_n||, `coefficients` x_n, signed; `thresholds` [N] are the neurons' own.
+    `norms` ||phi_n||, `coefficients` x_n, signed; `thresholds` are the neurons' own.
     """
 
     norms: Numbers
@@ -41,32 +42,29 @@ def active_neurons(norms: Numbers, thresholds: Numbers) -> Rows:
     return np.flatnonzero(np.asarray(norms) > thresholds)
 
 
-def image_concepts(effects: Effects, codes: TextCodes, k: int, *, signed: bool = True) -> Concepts:
+def image_concepts(
+    effects: Sequence[Effects], codes: Sequence[TextCodes], k: int, *, signed: bool = True
+) -> Concepts:
     """The `k` texts of largest image-contribution score w_j (thesis, appendix B).
 
     `w_j = sum over active n of gamma_j^n x_n`, since a neuron that writes against its direction
-    speaks against its texts; `signed=False` takes ||phi_n|| for x_n, as the thesis has it. `codes`
-    are those of all N neurons. Texts that no active neuron holds are never returned. Raises
-    `ValueError` for numbers that are not finite: an image that was rejected has no concepts.
+    speaks against its texts; `signed=False` takes ||phi_n|| for x_n, as the thesis has it.
+    `effects` are of one or more layers, `codes` those of all N neurons of each in one pool. Texts
+    that no active neuron holds are never returned. Raises `ValueError` for numbers that are not
+    finite: an image that was rejected has no concepts.
     """
-    _check(effects)
-    active = active_neurons(effects.norms, effects.thresholds)
-    weights = (effects.coefficients if signed else effects.norms)[active]
-    return Concepts(top_texts(count_votes(active, weights, codes), k), active)
-
-
-def concept_scores(effects: Effects, codes: TextCodes, *, signed: bool = True) -> Votes:
-    """Scores w_j and voters of every text for K images at once: [K, M], 16 bytes a text and image.
-
-    As `image_concepts`, whose texts are the top ones of each row. Raises `ValueError` likewise.
-    """
-    _check(effects)
-    images, active = np.nonzero(np.asarray(effects.norms) > effects.thresholds)
-    weights = (effects.coefficients if signed else effects.norms)[images, active]
-    found = count_votes(active, weights, codes, images=images)
-    # Images after the last that has an active neuron have no votes.
-    missing = ((0, len(effects.norms) - len(found.scores)), (0, 0))
-    return Votes(np.pad(found.scores, missing), np.pad(found.neurons, missing))
+    votes: list[Votes] = []
+    active: list[Rows] = []
+    for layer, code in zip(effects, codes, strict=True):
+        _check(layer)
+        active.append(active_neurons(layer.norms, layer.thresholds))
+        weights = (layer.coefficients if signed else layer.norms)[active[-1]]
+        votes.append(count_votes(active[-1], weights, code))
+    total = Votes(
+        np.sum([one.scores for one in votes], axis=0),
+        np.sum([one.neurons for one in votes], axis=0),
+    )
+    return Concepts(top_texts(total, k), active)
 
 
 def _check(effects: Effects) -> None:

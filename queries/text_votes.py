@@ -48,30 +48,19 @@ class TextRanking(NamedTuple):
     neurons: Rows
 
 
-def count_votes(
-    neurons: Whole, weights: Numbers, codes: TextCodes, *, images: Whole | None = None
-) -> Votes:
+def count_votes(neurons: Whole, weights: Numbers, codes: TextCodes) -> Votes:
     """Add up the codes of `neurons` [a], rows of `codes`, times their `weights` [a]: [M].
 
-    With `images` [a], ascending or not, each vote counts for its image alone, and scores and
-    neurons are [1 + largest image, M], 16 bytes a text and image. Raises `ValueError` for weights
-    or coefficients that are not finite, and for picks past the pool.
+    Raises `ValueError` for weights or coefficients that are not finite, and for picks past the
+    pool.
     """
     picks = codes.picks[neurons]
     given = np.asarray(codes.coefficients[neurons], np.float64)
     _check(weights, given, picks, codes)
     shares = given * np.asarray(weights, np.float64)[:, None]
-    rows = 0 if images is None else int(np.max(images, initial=-1)) + 1
-    place = picks.astype(np.int64)
-    if images is not None:
-        place += np.asarray(images, np.int64)[:, None] * codes.size
     real = picks >= 0
-    count = codes.size * (rows if images is not None else 1)
-    summed = np.bincount(place[real], weights=shares[real], minlength=count)
-    scores = np.asarray(summed, np.float64)
-    held = np.bincount(place[real], minlength=count)
-    shape = (codes.size,) if images is None else (rows, codes.size)
-    return Votes(scores.reshape(shape), held.reshape(shape))
+    scores = np.bincount(picks[real], weights=shares[real], minlength=codes.size)
+    return Votes(scores, np.bincount(picks[real], minlength=codes.size))
 
 
 def top_texts(votes: Votes, k: int, *, left_out: Flags | None = None) -> TextRanking:
