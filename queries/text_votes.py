@@ -60,7 +60,7 @@ def count_votes(neurons: Whole, weights: Numbers, codes: TextCodes) -> Votes:
     shares = given * np.asarray(weights, np.float64)[:, None]
     real = picks >= 0
     scores = np.bincount(picks[real], weights=shares[real], minlength=codes.size)
-    return Votes(scores, np.bincount(picks[real], minlength=codes.size))
+    return Votes(scores.astype(np.float64), np.bincount(picks[real], minlength=codes.size))
 
 
 def top_texts(votes: Votes, k: int, *, left_out: Flags | None = None) -> TextRanking:
