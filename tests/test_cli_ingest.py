@@ -12,12 +12,15 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from commands import WITHOUT_TORCH, call, invoke, start
 from PIL import Image
 
 from lensbase.api import open_store
+from lensbase.api.cli.ingesting import _bytes
 from lensbase.api.progress import run_progress
 from lensbase.api.verify import verify
+from lensbase.schema.errors import BadSize
 from lensbase.schema.layout import Layout
 from lensbase.schema.manifest import committed_segments
 
@@ -191,3 +194,61 @@ def test_a_wrong_option_leaves_no_store(scenes: Path, tmp_path: Path) -> None:
         assert done.exit_code == 2
         assert value in done.stderr
         assert not (tmp_path / "s.lens").exists()
+
+
+def test_neurons_are_asked_for_and_stages_are_told(scenes: Path, tmp_path: Path) -> None:
+    """A bar for each stage, and what begins above it; afterwards nothing is left to do."""
+    options = ["--neurons", "4,5", "--neuron-input", "--reference", "20", "--memory", "1.2MB"]
+    options += ["--no-tokens", "--limit", "48", "--threads", "1", "--workers", "0"]
+    options += ["--batch-size", "16", "--segment-rows", "16"]
+    store = tmp_path / "s.lens"
+    leader, follower = os.openpty()
+    termios.tcsetwinsize(follower, (24, 100))
+    process = start(*command(scenes, store, *options), stderr=follower)
+    os.close(follower)
+    shown = "".join(read_terminal(leader))
+    out, _ = process.communicate()
+    assert process.returncode == 0, shown
+    assert out.startswith("Run r: 48 images, none rejected, complete.")
+    lines = [line.rsplit("\r", 1)[-1] for line in shown.replace("\r\n", "\n").strip().split("\n")]
+    told = [
+        found[0] if (found := re.search(r"\d+ of \d+ images(?=,)", line)) else line
+        for line in lines
+    ]
+    assert told == [
+        "The neurons of 2 layers do not fit into memory together: 2 passes over the images.",
+        "Fitting neurons to 20 reference images, in two rounds.",
+        "40 of 40 images",
+        "40 of 40 images",
+        "Pass 1 of 2.",
+        "48 of 48 images",
+        "Pass 2 of 2.",
+        "48 of 48 images",
+    ]
+    with open_store(store) as opened:
+        (facts,) = opened.sql("SELECT neuron_layers, neuron_input, reference FROM runs").rows()
+    assert facts == {"neuron_layers": "[4, 5]", "neuron_input": True, "reference": 20}
+    again = call(*command(scenes, store, *options))
+    assert (again.returncode, again.stderr) == (0, "")
+
+
+def test_a_wrong_option_about_neurons_leaves_no_store(scenes: Path, tmp_path: Path) -> None:
+    for options, said in (
+        (["--neurons", "7"], "the last has no second-order effect"),
+        (["--neurons", "x"], "--neurons 'x' does not choose layers"),
+        (["--neurons", "5", "--memory", "4 apples"], "write one such as 4GB, 4GiB"),
+        (["--neurons", "5", "--memory", "0"], "memory '0' is no number of bytes"),
+        (["--neurons", "5", "--reference", "0"], "a reference set of 0 images"),
+    ):
+        done = invoke(*command(scenes, tmp_path / "s.lens", *options))
+        assert (done.exit_code, said in done.stderr) == (2, True), done.stderr
+        assert not (tmp_path / "s.lens").exists()
+
+
+def test_sizes_are_read_as_people_write_them() -> None:
+    sizes = {"4GB": 4_000_000_000, "4GiB": 4 << 30, "4 gib": 4 << 30, "1.5M": 1_500_000}
+    sizes |= {"123456": 123_456, "8kB": 8000, "2TiB": 2 << 40, "7b": 7}
+    assert {text: _bytes(text) for text in sizes} == sizes
+    for text in ("", "GB", "4XB", "-4GB", "4GBit", "1e9", "0"):
+        with pytest.raises(BadSize, match="is no number of bytes"):
+            _bytes(text)

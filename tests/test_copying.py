@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from world_store import store_bytes
+from world_store import neuron_rows, store_bytes
 
 from lensbase.api import open_store
 from lensbase.api.copying import copy_store
@@ -14,6 +14,7 @@ from lensbase.api.verify import verify
 from lensbase.schema.errors import (
     BadQuestion,
     BadSelection,
+    NeuronsNotStored,
     NotAStore,
     TokensNotStored,
     UnknownRun,
@@ -78,3 +79,63 @@ def test_a_copy_that_fails_leaves_nothing(world_store: Path, tmp_path: Path) -> 
     (tmp_path / "taken" / "mine").write_text("mine")
     with pytest.raises(NotAStore):
         copy_store(world_store, tmp_path / "taken")
+
+
+def test_a_whole_copy_has_the_neurons(neuron_store: Path, tmp_path: Path) -> None:
+    copy = copy_store(neuron_store, tmp_path / "copy.lens")
+    assert store_bytes(copy) == store_bytes(neuron_store)
+    assert verify(copy, level="checksums").ok
+    assert neuron_rows(copy) == neuron_rows(neuron_store)
+
+
+@pytest.mark.parametrize("where", [None, "background = 'water'"])
+def test_a_copy_without_neurons_has_nothing_of_them(
+    neuron_store: Path, tmp_path: Path, where: str | None
+) -> None:
+    copy = copy_store(neuron_store, tmp_path / "copy.lens", where=where, without=["neuron"])
+    assert verify(copy).ok
+    assert not [name for name in store_bytes(copy) if "neuron" in name or "peaks" in name]
+    assert not any(neuron_rows(copy).values())
+    with open_store(copy) as opened:
+        (facts,) = opened.sql("SELECT neuron_layers, neurons, neuron_input, reference FROM runs")
+        assert tuple(facts.values()) == ("[]", 0, False, 0)
+        with pytest.raises(NeuronsNotStored):
+            opened.run().neuron("L5.N3").top_images(k=3)
+
+
+def test_a_copy_without_what_neurons_read_keeps_the_rest(
+    neuron_store: Path, tmp_path: Path
+) -> None:
+    copy = copy_store(neuron_store, tmp_path / "copy.lens", without=["neuron_input", "token"])
+    assert verify(copy).ok
+    before, after = store_bytes(neuron_store), store_bytes(copy)
+    lost = {name.split("/")[2] for name in before.keys() - after.keys()}
+    assert lost == {"neuron_input", "token"}
+    assert neuron_rows(copy) == neuron_rows(neuron_store)
+
+
+def test_a_copy_of_some_images_keeps_what_the_reference_set_said(
+    neuron_store: Path, tmp_path: Path
+) -> None:
+    """Numbers of its images and the directions are equal; what is counted, is counted anew."""
+    where = "background = 'water'"
+    copy = copy_store(neuron_store, tmp_path / "copy.lens", where=where)
+    report = verify(copy, level="model")
+    assert report.ok, str(report)
+    with open_store(neuron_store) as whole, open_store(copy) as part:
+        chosen = whole.run().representation(where=where).image_ids
+        assert chosen is not None
+        there, here = whole.run().neuron("L5.N3"), part.run().neuron("L5.N3")
+        np.testing.assert_array_equal(there.direction, here.direction)
+        top = [row for row in there.top_images(k=150).rows() if row["image_id"] in chosen.tolist()]
+        assert [
+            (row["image_id"], row["norm"]) for row in here.top_images(k=len(chosen)).rows()
+        ] == [(row["image_id"], row["norm"]) for row in top]
+        facts = "SELECT component, norm_p98, explained_variance FROM neurons ORDER BY ALL"
+        assert whole.sql(facts).rows() == part.sql(facts).rows()
+        peaks = f"""SELECT e.* FROM neuron_peaks e JOIN images USING (image_id)
+                    WHERE {where} ORDER BY ALL"""
+        assert part.sql(peaks).rows() == whole.sql(peaks).rows()
+        (active,) = part.sql("SELECT sum(active) AS n FROM neurons").rows()
+        assert active["n"] == len(part.sql(peaks).rows()) > 0
+    assert not list((copy / "runs" / "r").glob("neuron_reference*top"))
