@@ -48,14 +48,21 @@ def large_shape(images: int = IMAGES) -> RunShape:
     return replace(one, segment_rows=segment_rows_for(one))
 
 
-def write_large_store(root: Path, *, arrays: Collection[str], images: int = IMAGES) -> Path:
+def write_large_store(
+    root: Path,
+    *,
+    arrays: Collection[str],
+    images: int = IMAGES,
+    shape: RunShape | None = None,
+) -> Path:
     """Write a store with one run, a pool of 100 texts, and the named arrays.
 
-    Every segment holds the same random values. Image `n` has the label `class n % 1000`.
+    Every segment holds the same random values. Image `n` has the label `class n % 1000`. `shape`
+    is that of `large_shape` unless given.
     """
-    shape, layout = large_shape(images), create_store(root)
+    shape, layout = shape or large_shape(images), create_store(root)
     with publishing(layout) as draft:
-        draft.info.next_run_id, draft.info.next_image_id = 1, images
+        draft.info.next_run_id, draft.info.next_image_id = 1, shape.images
         _catalog(draft, shape)
     random = np.random.default_rng(0)
     specs = run_arrays(shape)
@@ -74,10 +81,11 @@ def write_large_store(root: Path, *, arrays: Collection[str], images: int = IMAG
             path = shard_path(layout.arrays(RUN) / name, spec, segment)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(b"".join(parts))
-    width = shape.head_width + 3
-    basis = random.normal(size=(len(shape.head_layers), shape.heads, width, JOINT)) / JOINT**0.5
-    write_static(layout.arrays(RUN) / "head_basis", basis.astype(np.float32))
-    _embed(layout, unit_vectors(len(TEXTS)))
+    if shape.head_layers:
+        size = (len(shape.head_layers), shape.heads, shape.head_width + 3, JOINT)
+        basis = random.normal(size=size) / JOINT**0.5
+        write_static(layout.arrays(RUN) / "head_basis", basis.astype(np.float32))
+    embed(layout, POOL, unit_vectors(len(TEXTS)))
     return root
 
 
@@ -87,8 +95,9 @@ def unit_vectors(count: int, *, seed: int = 1) -> npt.NDArray[np.float32]:
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
 
-def _embed(layout: Layout, vectors: npt.NDArray[np.float32]) -> None:
-    path = layout.pool_vectors(POOL, WEIGHTS_SHA256)
+def embed(layout: Layout, pool: str, vectors: npt.NDArray[np.float32]) -> None:
+    """Store the vectors [texts, d'] of a pool."""
+    path = layout.pool_vectors(pool, WEIGHTS_SHA256)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_static(path, vectors)
 
@@ -138,6 +147,8 @@ def _catalog(draft: Draft, shape: RunShape) -> None:
             head_layers=json.dumps(shape.head_layers),
             tokens=shape.tokens,
             head_token_layers=json.dumps(shape.head_token_layers),
+            neuron_layers=json.dumps(shape.neuron_layers),
+            neurons=shape.neurons,
             thumbnails=False,
             device="cpu",
             precision="fp32",

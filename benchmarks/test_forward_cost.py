@@ -67,26 +67,40 @@ def measure(
         "heads": Decomposer(model.visual, Kept(layers)),
         "heads and tokens": Decomposer(model.visual, Kept(layers, tokens=True)),
     }
+    return interleaved(sides, images, pairs=pairs)
+
+
+def interleaved(
+    sides: dict[str, Callable[[torch.Tensor], object]],
+    images: torch.Tensor,
+    *,
+    pairs: int,
+    warm: int = 2,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, Cost]:
+    """What every side but "bare" costs beside it: all of them in each round, in a new order."""
     seconds: dict[str, list[float]] = {side: [] for side in sides}
     rng = np.random.default_rng(0)
-    for pair in range(-2, pairs):
+    for pair in range(-warm, pairs):
         images.normal_()
         for side in rng.permutation(list(sides)):
-            spent = _seconds(sides[side], images)
+            spent = _seconds(sides[side], images, clock)
             if pair >= 0:
                 seconds[side].append(spent)
     base = np.array(seconds["bare"])
-    return {side: _cost(np.array(seconds[side]), base, rng) for side in LIMITS}
+    return {side: _cost(np.array(seconds[side]), base, rng) for side in sides if side != "bare"}
 
 
-def _seconds(run: Callable[[torch.Tensor], object], images: torch.Tensor) -> float:
+def _seconds(
+    run: Callable[[torch.Tensor], object], images: torch.Tensor, clock: Callable[[], float]
+) -> float:
     if images.is_cuda:
         torch.cuda.synchronize()
-    start = time.perf_counter()
+    start = clock()
     run(images)
     if images.is_cuda:
         torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def _cost(seconds: Any, base: Any, rng: np.random.Generator) -> Cost:
