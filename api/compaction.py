@@ -17,7 +17,7 @@ from ..schema.format import check_format
 from ..schema.layout import Layout
 from ..schema.role_files import ANNOTATION
 from ..schema.snapshot import connect, open_snapshot
-from .derived_views import DERIVED, HEAD_TEXT, KEYS, Known, catalog_rows
+from .derived_views import DERIVED, HEAD_TEXT, KEYS, NEURON_TEXT, Known, catalog_rows
 
 if TYPE_CHECKING:
     import duckdb
@@ -34,7 +34,7 @@ class Compacted:
 
 
 def compact(layout: Layout) -> Compacted:
-    """Take annotations and whole-run TEXTSPANs into the next generation; see `maintenance`."""
+    """Take roles, whole-run TEXTSPANs and neurons' codes into the catalogue; see `maintenance`."""
     check_format(layout)
     # Held until the files are gone: a rollback in between would go back to a generation that
     # needs them.
@@ -68,10 +68,10 @@ def _compared(layout: Layout) -> tuple[dict[str, pa.Table], dict[str, list[Deriv
         known = Known.of(layout, connection)
         lacking: dict[str, pa.Table | None] = {}
         fitting: dict[str, list[DerivedResult]] = {}
-        for table in (HEAD_TEXT, ANNOTATION):
+        for table in (HEAD_TEXT, NEURON_TEXT, ANNOTATION):
             rows, fitting[table] = catalog_rows(table, derived_results(layout, table), known)
             lacking[table] = _lacking(connection, table, rows)
-        described = _described(fitting[HEAD_TEXT])
+        described = _described([*fitting[HEAD_TEXT], *fitting[NEURON_TEXT]])
         lacking[DERIVED] = _lacking(connection, DERIVED, described)
     finally:
         connection.close()

@@ -22,12 +22,14 @@ if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
-HEAD_TEXT, DERIVED = "head_text", "derived"
+HEAD_TEXT, NEURON_TEXT, DERIVED = "head_text", "neuron_text", "derived"
 
-# What makes a row of the catalogue and one of a file the same.
+# What makes a row of the catalogue and one of a file the same. The coefficients of a code belong
+# together, and all codes of a layer are written at once.
 KEYS = {
     ANNOTATION: ("run_id", "component", "created_at"),
     HEAD_TEXT: ("run_id", "layer", "head", "pool_id", "rank"),
+    NEURON_TEXT: ("run_id", "layer", "pool_id", "m", "centered"),
     DERIVED: ("relation", "fingerprint"),
 }
 # Relations that a query may name, and the table that they are views of.
@@ -37,6 +39,9 @@ _ASKED = {
     "head_text": HEAD_TEXT,
     "head_texts": HEAD_TEXT,
     "heads": HEAD_TEXT,
+    "neuron_text": NEURON_TEXT,
+    "neuron_texts": NEURON_TEXT,
+    "neurons": NEURON_TEXT,
     "derived": DERIVED,
     "derived_results": DERIVED,
 }
@@ -85,7 +90,7 @@ class Known:
         if not all(agrees):
             return None
         # Results of before it was written down may be of images that have changed since.
-        content = given.get("content", "" if result.table == HEAD_TEXT else None)
+        content = given.get("content", None if result.table == ANNOTATION else "")
         return run if content is None or content == self._content(run) else None
 
     def pool_of(self, result: DerivedResult) -> int | None:
@@ -109,7 +114,8 @@ def catalog_rows(
     table: str, results: Iterable[DerivedResult], known: Known
 ) -> tuple[pa.Table | None, list[DerivedResult]]:
     """Rows of results as the catalogue's table has them, and the results that fit into it."""
-    return {ANNOTATION: _annotations, HEAD_TEXT: _head_texts}[table](results, known)
+    found = {ANNOTATION: _annotations, HEAD_TEXT: _head_texts, NEURON_TEXT: _neuron_texts}
+    return found[table](results, known)
 
 
 class DerivedViews:
@@ -228,15 +234,44 @@ def _head_texts(
         key = (int(run["run_id"]), layer, head, pool)
         if key not in longest or rows.num_rows > longest[key].num_rows:
             longest[key] = rows
-    found = [_keyed(rows, key) for key, rows in longest.items()]
+    found = [_keyed(rows, KEYS[HEAD_TEXT], key) for key, rows in longest.items()]
     return (pa.concat_tables(found) if found else None), fitting
 
 
-def _keyed(rows: pa.Table, key: Sequence[int]) -> pa.Table:
+def _neuron_texts(
+    results: Iterable[DerivedResult], known: Known
+) -> tuple[pa.Table | None, list[DerivedResult]]:
+    """Sparse codes of whole layers as `neuron_text` has them; of several the latest version's."""
     import pyarrow as pa
 
-    for name, number in zip(("run_id", "layer", "head", "pool_id"), key, strict=True):
-        rows = rows.append_column(name, pa.array([number] * rows.num_rows, pa.int32()))
+    fitting: list[DerivedResult] = []
+    latest: dict[tuple[int, int, int, int, bool], tuple[int, pa.Table]] = {}
+    for result in results:
+        run, pool = known.run_of(result), known.pool_of(result)
+        if run is None or pool is None or run["status"] != "complete":
+            continue
+        names = ("layer", "m", "version", "center")
+        layer, m, version, center = (result.parameters.get(name) for name in names)
+        rows = _fitting(result, _code_columns())
+        if rows is None or not isinstance(layer, int) or not isinstance(m, int):
+            continue
+        if not isinstance(version, int) or not isinstance(center, bool):
+            continue
+        fitting.append(result)
+        key = (int(run["run_id"]), layer, pool, m, center)
+        if key not in latest or version > latest[key][0]:
+            latest[key] = version, rows
+    found = [_keyed(rows, KEYS[NEURON_TEXT], key) for key, (_, rows) in latest.items()]
+    return (pa.concat_tables(found) if found else None), fitting
+
+
+def _keyed(rows: pa.Table, names: Sequence[str], key: Sequence[int | bool]) -> pa.Table:
+    """Rows with one more column for each part of a key; names past the key's are theirs."""
+    import pyarrow as pa
+
+    for name, part in zip(names, key, strict=False):
+        kind = pa.bool_() if isinstance(part, bool) else pa.int32()
+        rows = rows.append_column(name, pa.array([part] * rows.num_rows, kind))
     return rows
 
 
@@ -249,6 +284,19 @@ def _span_columns() -> pa.Schema:
             "position": pa.int32(),
             "explained_variance": pa.float64(),
             "cumulative": pa.float64(),
+        }
+    )
+
+
+def _code_columns() -> pa.Schema:
+    import pyarrow as pa
+
+    return pa.schema(
+        {
+            "neuron": pa.int32(),
+            "rank": pa.int32(),
+            "position": pa.int32(),
+            "coefficient": pa.float64(),
         }
     )
 

@@ -50,9 +50,9 @@ def upgrade(path: str | os.PathLike[str]) -> int:
 def compact(path: str | os.PathLike[str]) -> Compacted:
     """Take what readers left beside the catalogue into the next generation.
 
-    Annotations, and TEXTSPANs of whole runs over the store's own pools (for each head the
-    longest), become rows; their files go once it is published, as do results of runs that no
-    generation on disk has, or not as they were then. Everything else stays. Where
+    Annotations, and over the store's own pools TEXTSPANs of whole runs (for each head the longest)
+    and sparse codes of neurons, become rows; their files go once it is published, as do results of
+    runs that no generation on disk has, or not as they were then. Everything else stays. Where
     nothing is to be taken in, no generation is published. Raises `StoreNotFound`, `NotAStore`,
     `FormatTooNew` or `FormatTooOld`.
     """

@@ -30,6 +30,7 @@ I64 = npt.NDArray[np.int64]
 F64 = npt.NDArray[np.float64]
 
 TABLE = "neuron_text"
+_COLUMNS = ("neuron", "rank", "position", "coefficient")
 _IN_MEMORY = 16
 # Part of every fingerprint: to be raised when the same question gets another answer.
 _VERSION = 1
@@ -126,30 +127,30 @@ class CodeQuestion:
         """Codes as the catalogue or a file beside it has them, of all neurons or of one."""
         if self.run.row["status"] != "complete":
             return None
-        rows = self._catalogued(layer, neuron)
-        if rows is None:
+        columns = self._catalogued(layer, neuron)
+        if columns is None:
             rows = read_derived(self.run.layout, TABLE, self._parameters(layer))
-        if rows is None:
-            return None
-        numbers, rank, position, coefficient = (
-            rows.column(name).to_numpy() for name in ("neuron", "rank", "position", "coefficient")
-        )
+            if rows is None:
+                return None
+            columns = {name: rows.column(name).to_numpy() for name in _COLUMNS}
+        numbers, rank, position, coefficient = (columns[name] for name in _COLUMNS)
         count = self.run.neurons.count
         picks = np.full((count, self.depth), -1, np.int64)
         found = np.zeros((count, self.depth))
         picks[numbers, rank - 1], found[numbers, rank - 1] = position, coefficient
         return (picks, found) if neuron is None else (picks[[neuron]], found[[neuron]])
 
-    def _catalogued(self, layer: int, neuron: int | None) -> pa.Table | None:
-        if self.center or self.candidates.pool_id is None or self.m > CODE_LENGTH:
+    def _catalogued(self, layer: int, neuron: int | None) -> dict[str, npt.NDArray[Any]] | None:
+        """What the ingest stored, or `compact` took in."""
+        if self.candidates.pool_id is None:
             return None
         one = "" if neuron is None else f" AND neuron = {neuron}"
-        rows = self.run.console.query(
-            "SELECT neuron, rank, position, coefficient FROM neuron_text "
-            f"WHERE run_id = ? AND layer = ?{one} AND pool_id = ? AND m = ? AND NOT centered",
-            [self.run.row["run_id"], layer, self.candidates.pool_id, CODE_LENGTH],
+        found = self.run.console.columns(
+            f"SELECT {', '.join(_COLUMNS)} FROM neuron_text "
+            f"WHERE run_id = ? AND layer = ?{one} AND pool_id = ? AND m = ? AND centered = ?",
+            [self.run.row["run_id"], layer, self.candidates.pool_id, self.depth, self.center],
         )
-        return rows if rows.num_rows else None
+        return found if len(found["neuron"]) else None
 
     def _computed(self, layer: int) -> tuple[I64, F64]:
         made = sparse_codes(self._targets(layer), self.atoms, m=self.depth, path=False)

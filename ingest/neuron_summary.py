@@ -62,8 +62,9 @@ def find_neuron_texts(draft: Draft, layout: Layout, run: Run, *, pool: Pool) -> 
     import pyarrow as pa
 
     known = draft.connection.execute(
-        "SELECT 1 FROM neuron_text WHERE run_id = ? AND pool_id = ? LIMIT 1",
-        [run.run_id, pool.pool_id],
+        "SELECT 1 FROM neuron_text "
+        "WHERE run_id = ? AND pool_id = ? AND m = ? AND NOT centered LIMIT 1",
+        [run.run_id, pool.pool_id, CODE_LENGTH],
     )
     if known.fetchone() is not None:
         return

@@ -227,7 +227,8 @@ def test_commands_annotate_list_and_compact(path: Path) -> None:
     ]
     gone = invoke("annotate", path, "L2.H1", "--remove").stdout
     assert gone == "L2.H1: has no role now (was color).\n"
-    assert "Took 0 TEXTSPANs and 2 annotations" in invoke("compact", path).stdout
+    told = invoke("compact", path).stdout
+    assert "Took 0 TEXTSPANs, 0 layers of neurons' codes and 2 annotations" in told
     with open_store(path) as store:
         assert roles(store) == {"L1.H0": "color"}
     refused = invoke("annotate", path, "L2.H1")

@@ -201,7 +201,7 @@ def test_compacting_moves_results_into_the_catalogue(path: Path) -> None:
         shown = old.sql(ALL).rows()
         done = compact(path)
         assert old.sql(ALL).rows() == shown
-    assert done.taken_in == {"head_text": 3, "annotation": 0}
+    assert done.taken_in == {"head_text": 3, "neuron_text": 0, "annotation": 0}
     assert [r.parameters for r in derived_results(Layout(path), "head_text")] == [kept]
     assert asked(path, ALL) == shown
     with open_store(path) as store:
@@ -335,6 +335,6 @@ def test_files_of_other_columns_are_cut_or_passed_over(path: Path) -> None:
     query = "SELECT component, role FROM annotations ORDER BY component"
     assert [tuple(row.values()) for row in asked(path, query)] == seen
     assert len(asked(path, WORDS)) == 3
-    assert compact(path).taken_in == {"head_text": 1, "annotation": 2}
+    assert compact(path).taken_in == {"head_text": 1, "neuron_text": 0, "annotation": 2}
     assert [tuple(row.values()) for row in asked(path, query)] == seen
     assert len(derived_results(Layout(path), "annotation")) == 3

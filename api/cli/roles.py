@@ -57,9 +57,10 @@ def compact(store: Store) -> None:
     from ..maintenance import compact as compact_store
 
     done = compact_store(store)
-    texts, roles = (done.taken_in.get(table, 0) for table in ("head_text", "annotation"))
+    tables = ("head_text", "neuron_text", "annotation")
+    texts, codes, roles = (done.taken_in.get(table, 0) for table in tables)
     typer.echo(
-        f"Took {counted(texts, 'TEXTSPAN')} and {counted(roles, 'annotation')} into generation "
-        f"{done.generation} of {store}; dropped {counted(done.dropped, 'result')} of runs that are "
-        "gone."
+        f"Took {counted(texts, 'TEXTSPAN')}, {counted(codes, 'layer')} of neurons' codes and "
+        f"{counted(roles, 'annotation')} into generation {done.generation} of {store}; dropped "
+        f"{counted(done.dropped, 'result')} of runs that are gone."
     )
