@@ -92,6 +92,8 @@ class RunNeurons:
         kept = self._shape.neuron_layers
         if layer in kept:
             return kept.index(layer)
+        if not kept:
+            raise self._none_kept()
         if layer == self._shape.layers - 1:
             msg = (
                 f"layer {layer} is the last one: no attention reads its neurons, so they have no "
@@ -111,10 +113,7 @@ class RunNeurons:
         """
         if chosen is None:
             if not self._shape.neuron_layers:
-                msg = (
-                    f"run {self._row['name']!r} kept no neurons. {keeping('--neurons', 'default')}"
-                )
-                raise NeuronsNotStored(msg)
+                raise self._none_kept()
             return list(self._shape.neuron_layers)
         given: list[Any] = list(chosen) if isinstance(chosen, Iterable) else [chosen]
         if isinstance(chosen, str) or not all(_is_layer(layer) for layer in given) or not given:
@@ -196,6 +195,10 @@ class RunNeurons:
         if label is None:
             return None
         return ByNeuron(self._layout, self._row["folder"], self._shape, label)
+
+    def _none_kept(self) -> NeuronsNotStored:
+        msg = f"run {self._row['name']!r} kept no neurons. {keeping('--neurons', 'default')}"
+        return NeuronsNotStored(msg)
 
     def _flat(self, neuron: KeptNeuron) -> int:
         return neuron.place * self.count + neuron.address.neuron

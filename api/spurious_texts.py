@@ -52,6 +52,7 @@ def spurious_texts(
         raise BadQuestion(msg)
     k = whole(k, "k", least=0, of="texts")
     neurons = whole(neurons, "neurons", least=1, of="neurons")
+    seed = whole(seed, "seed", least=0, of="a random sequence")
     chosen = run.neurons.layers(layers)
     question = CodeQuestion.of(run, pool, m=m, center=center)
     directions = classifier(run, [shown, mistaken_for], templates=templates).weights

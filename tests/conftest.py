@@ -56,7 +56,7 @@ def neuron_store(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.fixture(scope="session")
 def evaluation_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store of 1,500 scenes of the embedded world with its own text pool: ground truth."""
+    """A store of 1,500 scenes of the embedded world, all neurons and its own pool: ground truth."""
     from world_store import ingest_scenes
 
     from lensbase.ingest.pools import TextPool
@@ -67,5 +67,8 @@ def evaluation_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_scenes(folder, count=1500, seed=77)
     pool = TextPool("scenes", tuple(text_pool()))
     path = folder / "s.lens"
-    assert ingest_scenes(folder, path, pool=pool, batch_size=256, segment_rows=512).complete
+    large = {"batch_size": 256, "segment_rows": 512}
+    assert ingest_scenes(
+        folder, path, neurons="all", neuron_input=True, pool=pool, **large
+    ).complete
     return path

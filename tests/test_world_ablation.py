@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from world_truth import attribute_classifier
 
 from lensbase.api import open_store
-from lensbase.api.classifier import Classifier
 from lensbase.api.run import RunView
-from lensbase.ingest.world.attributes import ATTRIBUTES, VALUES, Attribute
-from lensbase.ingest.world.captions import TRAINING_TEMPLATES, class_prompts
+from lensbase.ingest.world.attributes import ATTRIBUTES
 
 # Written by several layers over and over: no three layers hold it alone.
 REDUNDANT = ("texture", "background")
@@ -21,22 +20,11 @@ def clip(evaluation_store: Path) -> RunView:
     return open_store(evaluation_store).run()
 
 
-def classifier(clip: RunView, attribute: Attribute) -> Classifier:
-    phrases = class_prompts(attribute, templates=("{}",))
-    # The manifest has counts as numbers.
-    labels = [
-        str(number) if attribute == "count" else value
-        for number, value in enumerate(VALUES[attribute], start=1)
-    ]
-    classes = {label: phrase for label, (phrase, *_) in zip(labels, phrases, strict=True)}
-    return clip.classifier(classes, templates=TRAINING_TEMPLATES)
-
-
 def test_mlps_cost_little_and_the_last_attention_layers_much(clip: RunView) -> None:
     """Mean-ablating all MLPs against the last three attention layers, and the first four."""
     cost: dict[str, dict[str, float]] = {}
     for attribute in ATTRIBUTES:
-        made = classifier(clip, attribute)
+        made = attribute_classifier(clip, attribute)
         # Attributes of an object are asked where there is only one.
         where = None if attribute == "count" else '"count" = 1'
         before = float(clip.accuracy(made, label=attribute, where=where))
