@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 from ..schema.arrays import Storage, segment_rows_for
 from ..schema.catalog import create_store, publishing
 from ..schema.components import check_name, slug
-from ..schema.errors import BadPart, BadSelection, RunMismatch
+from ..schema.errors import BadPart, BadQuestion, BadSelection, RunMismatch
 from ..schema.layout import Layout
 from ..schema.locks import lock_segments
 from ..schema.snapshot import open_snapshot
@@ -102,6 +102,8 @@ def ingest(
     """
     # What needs no model is refused before one is loaded.
     storage, segment_rows = _storage(storage), _segment_rows(segment_rows)
+    if neurons in (None, "none", (), []):
+        _no_neuron_options(neuron_input=neuron_input, reference=reference, memory=memory)
     images_fitted_to = _reference(reference)
     source = open_source(images, limit=limit, where=where)
     table = source.table()
@@ -217,6 +219,16 @@ def _begin_or_resume(
 
 def _say_nothing(message: str) -> None:
     """Tell nobody what begins."""
+
+
+def _no_neuron_options(**given: bool | int | None) -> None:
+    for name, value in given.items():
+        if value is not None and value is not False:
+            msg = (
+                f"{name}={value} is about neurons, and no layer's are kept; choose some with "
+                "neurons= (--neurons default)."
+            )
+            raise BadQuestion(msg)
 
 
 def _reference(asked: int | None) -> int:

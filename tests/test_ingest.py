@@ -22,7 +22,7 @@ from lensbase.api import open_store
 from lensbase.api.verify import forget_damaged, verify
 from lensbase.ingest.job import ingest
 from lensbase.ingest.models import load_model
-from lensbase.schema.errors import RunBusy, RunMismatch
+from lensbase.schema.errors import BadQuestion, RunBusy, RunMismatch
 from lensbase.schema.layout import Layout
 from lensbase.schema.locks import lock_segments
 from lensbase.schema.manifest import committed_segments
@@ -234,3 +234,12 @@ def test_killed_and_resumed_gives_the_same_bytes(scenes: Path, tmp_path: Path) -
 def test_killed_twenty_times_and_resumed_gives_the_same_bytes(scenes: Path, tmp_path: Path) -> None:
     kills = 5 if os.environ.get("LENSBASE_REDUCED") else 20
     _kill_and_resume(scenes, tmp_path / "killed.lens", kills=kills)
+
+
+@pytest.mark.parametrize("option", [{"neuron_input": True}, {"reference": 5}, {"memory": 10**9}])
+def test_options_about_neurons_need_neurons(
+    option: dict[str, Any], scenes: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(BadQuestion, match="choose some with neurons="):
+        ingest_scenes(scenes, tmp_path / "s.lens", **option)
+    assert not (tmp_path / "s.lens").exists()
