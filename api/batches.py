@@ -9,13 +9,16 @@ import numpy as np
 import numpy.typing as npt
 
 from ..queries.factors import head_contribution, head_factors
-from ..schema.components import Token, layer_terms
+from ..schema.components import Neuron, Token, layer_terms
 from ..schema.errors import BadQuestion
+from ..schema.shards import RowArray
 from .named_components import Components, addresses_of
 from .open_run import KeptHead, OpenRun
 from .values import Values
 
-Kind: TypeAlias = Literal["head", "representation", "layer", "token"]
+Kind: TypeAlias = Literal[
+    "head", "representation", "layer", "token", "neuron_norm", "neuron_coefficient"
+]
 
 
 def run_batches(run: OpenRun, kind: Kind, *, heads: Components, size: int) -> Iterator[Values]:
@@ -33,6 +36,8 @@ def run_batches(run: OpenRun, kind: Kind, *, heads: Components, size: int) -> It
         named = _all_heads(run) if heads is None else addresses_of(run, heads)
         kept = [run.head(address) for address in named]
         return _heads(run, kept, size)
+    if kind in ("neuron_norm", "neuron_coefficient"):
+        return _neurons(run, run.neurons.array(kind), size)
     components = None
     if kind == "token":
         run.need_tokens()
@@ -57,6 +62,17 @@ def _heads(run: OpenRun, heads: list[KeptHead], size: int) -> Iterator[Values]:
             factors = head_factors(value, scale, dtype=np.float32)
             out[:, place] = head_contribution(factors, run.basis(head))
         yield Values(out, image_ids=image_ids, components=names)
+
+
+def _neurons(run: OpenRun, array: RowArray, size: int) -> Iterator[Values]:
+    names = [
+        str(Neuron(layer, number))
+        for layer in run.neurons.layers()
+        for number in range(run.neurons.count)
+    ]
+    for rows, image_ids in _rows(run, size):
+        found = array.read(rows).reshape(len(rows), len(names))
+        yield Values(found, image_ids=image_ids, components=names)
 
 
 def _rows(run: OpenRun, size: int) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:

@@ -14,6 +14,7 @@ from .backdrops import crop_of
 from .candidates import Pool
 from .heatmap import Heatmap
 from .neuron_codes import CodeQuestion
+from .neuron_sums import Bias, constant_share, is_shared
 from .open_run import OpenRun
 from .result import Result
 from .selection import Images
@@ -125,14 +126,20 @@ class NeuronView:
             components=["norm", "coefficient"],
         )
 
-    def reconstruction(self, images: Images = None, *, where: Where = None) -> Values:
+    def reconstruction(
+        self, images: Images = None, *, where: Where = None, bias: Bias | None = None
+    ) -> Values:
         """Its effects as one direction has them, `x_n(I) r_n + b_n` [k, d'] (T3.3).
 
-        Raises `UnknownImage`, `RejectedRow` or `BadSelection`.
+        `bias` "shared" adds the neuron's equal share of the norms' constants, as in
+        `RunView.neuron_sum`. Raises `BadQuestion`, `UnknownImage`, `RejectedRow` or `BadSelection`.
         """
+        shared = is_shared(bias)
         chosen = self._run.images.select(images, where)
         x = self._run.neurons.column("coefficient", self._neuron, chosen.rows)
         effects = x.astype(np.float32)[:, None] * self.direction + self.mean_effect
+        if shared:
+            effects += constant_share(self._run, self._neuron.place, chosen.rows)
         return Values(effects, image_ids=chosen.image_ids)
 
     def activation_map(self, image: Any) -> Heatmap:

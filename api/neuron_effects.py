@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -40,11 +40,14 @@ I64 = npt.NDArray[np.int64]
 
 _BY_IMAGE, _BY_NEURON = "neuron_effect_image", "neuron_effect"
 # Part of every fingerprint: to be raised when the same question gets another answer.
-_VERSION = 1
+_VERSION = 2
 
 
 class NeuronEffects(Result):
-    """Rows `effect`, `accuracy`, `baseline`, `explained_variance`; `neurons` has one a neuron."""
+    """Rows `effect`, `accuracy`, `baseline`, `explained_variance`.
+
+    `neurons` has a row a neuron, `directions` what its indirect effects have in common.
+    """
 
     def __init__(
         self,
@@ -53,9 +56,11 @@ class NeuronEffects(Result):
         note: str | None = None,
         thumbnails: Thumbnails | None = None,
         neurons: Result | None = None,
+        directions: Mapping[str, F32] | None = None,
     ) -> None:
         super().__init__(table, note=note, thumbnails=thumbnails)
         self._neurons = neurons
+        self._directions = directions
 
     @property
     def neurons(self) -> Result:
@@ -68,6 +73,18 @@ class NeuronEffects(Result):
             msg = "a part of the table knows no neurons; ask the whole one."
             raise BadQuestion(msg)
         return self._neurons
+
+    @property
+    def directions(self) -> dict[str, F32]:
+        """The direction [d'] of each neuron's indirect effects, by address, of unit length.
+
+        The first principal component of the 100 largest, less their mean. A neuron whose indirect
+        effect never varies has none. For `spurious_texts(..., directions=...)`.
+        """
+        if self._directions is None:
+            msg = "a part of the table knows no directions; ask the whole one."
+            raise BadQuestion(msg)
+        return dict(self._directions)
 
     def plot(self, *, ax: Axes | None = None, limit: int = 20) -> Axes:
         """Bars of the accuracy after each ablation and of the variance that one direction explains.
@@ -97,6 +114,7 @@ class _Measured:
     first_order: F32
     ablated: F32
     by_neuron: dict[str, F64]
+    directions: F32
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,8 +196,9 @@ def neuron_effects(
         "of the run, as is the variance explained of second-order effects; that of indirect ones "
         f"is over {counted(len(measured.rows), 'image')}"
     )
+    addresses = [str(Neuron(layer, number)) for number in numbers.tolist()]
     by_neuron = {
-        "component": [str(Neuron(layer, number)) for number in numbers.tolist()],
+        "component": addresses,
         **measured.by_neuron,
         "second_order_explained": second,
     }
@@ -187,6 +206,11 @@ def neuron_effects(
         Result.of(columns).arrow(),
         note="; ".join(filter(None, [note, found.note])),
         neurons=Result.of(by_neuron, note=note),
+        directions={
+            address: direction
+            for address, direction in zip(addresses, measured.directions, strict=True)
+            if direction.any()
+        },
     )
 
 
@@ -231,6 +255,7 @@ def _measured(run: OpenRun, rows: I64, *, layer: int, numbers: I64) -> _Measured
         _vectors_of(by_image, "first_order"),
         _vectors_of(by_image, "ablated"),
         {name: by_neuron.column(name).to_numpy() for name in names},
+        _vectors_of(by_neuron, "indirect_direction"),
     )
 
 
@@ -305,10 +330,7 @@ def _image_rows(rows: I64, again: EffectsAgain) -> pa.Table:
     return pa.table(
         {
             "row": rows,
-            **{
-                name: pa.FixedSizeListArray.from_arrays(values.reshape(-1), values.shape[1])
-                for name, values in columns.items()
-            },
+            **{name: _vectors(values) for name, values in columns.items()},
         }
     )
 
@@ -322,8 +344,15 @@ def _neuron_rows(numbers: I64, again: EffectsAgain) -> pa.Table:
             "direct_norm": again.direct_norm,
             "indirect_norm": again.indirect_norm,
             "indirect_explained": again.indirect_explained,
+            "indirect_direction": _vectors(again.indirect_direction),
         }
     )
+
+
+def _vectors(values: F32) -> pa.FixedSizeListArray:
+    import pyarrow as pa
+
+    return pa.FixedSizeListArray.from_arrays(values.reshape(-1), values.shape[1])
 
 
 def _vectors_of(table: pa.Table, name: str) -> F32:

@@ -9,17 +9,20 @@ from typing import TYPE_CHECKING, Any
 from .candidates import Pool
 from .classifier import Classifier, Templates
 from .explaining import explain
+from .given_directions import Directions
 from .named_pools import Pools
 from .neuron import NeuronView
 from .neuron_ablation import Large, NeuronAblation, neuron_ablation
 from .neuron_effects import NeuronEffects, neuron_effects
 from .neuron_reconstruction import NeuronReconstruction, neuron_reconstruction
 from .neuron_search import find_heads, find_neurons, similar_neurons
+from .neuron_sums import Bias, neuron_sum
 from .open_run import OpenRun
 from .result import Result
 from .run_neurons import Layers
 from .selection import Images
 from .spurious_texts import Source, spurious_texts
+from .values import Values
 from .where import Where
 
 if TYPE_CHECKING:
@@ -96,6 +99,23 @@ class NeuronQuestions:
         return explain(
             self._run, image, layer=layer, pool=pool, k=k, m=m, center=center, signed=signed
         )
+
+    def neuron_sum(
+        self,
+        layer: int,
+        images: Images = None,
+        *,
+        where: Where = None,
+        bias: Bias | None = None,
+    ) -> Values:
+        """The sum [k, d'] of the second-order effects of all N neurons of a layer (T3.3).
+
+        An effect leaves out the means and biases of the norms on its way. `bias` "shared" adds them
+        split equally among neurons, as T-B.5 has it: N times one neuron's share. The MLP's output
+        bias is no neuron's. Raises `NeuronsNotStored`, `BadQuestion`, `UnknownImage`, `RejectedRow`
+        or `BadSelection`.
+        """
+        return neuron_sum(self._run, layer, images, where=where, bias=bias)
 
     def neuron_ablation(
         self,
@@ -191,7 +211,8 @@ class NeuronQuestions:
         (100 drawn by `seed`, another number, or addresses). First-order: the layer's direct sum of
         p_0 P w_n, one direction each, so 1. Second-order: from what is stored, explained over the
         reference set. Indirect: each activation held at its mean, token by token, in a real forward
-        pass; explained over the images asked for. `neurons` of the result tells each neuron's own.
+        pass; explained over the images asked for. `neurons` of the result tells each neuron's own,
+        and `directions` holds the first principal components of the indirect effects.
         The first and the last are measured with the run's model on its pictures, about a forward
         pass an image and neuron, and kept, 8 d' bytes an image: asking again needs neither.
         `images`, `where` and `label` are as in `accuracy`.
@@ -225,6 +246,7 @@ class NeuronQuestions:
         templates: Templates = None,
         source: Source = "second-order",
         seed: int = 0,
+        directions: Directions | None = None,
     ) -> Result:
         """Words that, added to an image of `a`, make the model take it for `b` (T3.4).
 
@@ -232,10 +254,13 @@ class NeuronQuestions:
         sparse codes (`pool`, `m`, `center` as in `NeuronView.texts`): `w_j = sum_n gamma_j^n
         <v, r_n>`. Texts of cosine `synonym` or more with `b` are left out, since they name it; None
         keeps them. `templates` are as in `classifier`. `source` "random" draws the neurons with
-        `seed`, "similar" ranks texts by `<v, t_j>` alone: the baselines of Table 3.3. Columns
-        `rank`, `text`, `score` and `neurons`, how many of them hold the text.
+        `seed`, "similar" ranks texts by `<v, t_j>` alone: two baselines of Table 3.3. The third
+        takes `directions` of indirect effects, `clip.neuron_effects(...).directions`: vectors [d']
+        by address, brought to unit length, with which these neurons alone are ranked (or drawn) and
+        coded, whatever their layer, so without `layers`. Columns `rank`, `text`, `score` and
+        `neurons`, how many of them hold the text.
         Raises `NeuronsNotStored`, `BadQuestion`, `BadClasses`, `BadTemplate`, `UnknownPool` or
-        `TextNotStored`.
+        `TextNotStored`, and for `directions` also `BadAddress`, `UnknownComponent` or `UnknownRun`.
         """
         return spurious_texts(
             self._run,
@@ -251,6 +276,7 @@ class NeuronQuestions:
             templates=templates,
             source=source,
             seed=seed,
+            directions=directions,
         )
 
     def adversarial(

@@ -116,8 +116,10 @@ class RunView(ClassQuestions, NeuronQuestions):
         """Go through all images by id, `size` at a time, in memory bounded by `size`.
 
         `kind` is "head" (contributions [n, heads, d'] of `heads`, by default of all kept ones),
-        "representation" [n, d'], "layer" [n, 2L+1, d'] or "token" [n, T, d'].
-        Raises `BadQuestion`, `HeadNotStored` or `TokensNotStored` before the first batch.
+        "representation" [n, d'], "layer" [n, 2L+1, d'], "token" [n, T, d'], or "neuron_norm"
+        ||phi|| and "neuron_coefficient" x [n, neurons of all kept layers] (T3.3), 4 bytes each.
+        Raises `BadQuestion`, `HeadNotStored`, `TokensNotStored` or `NeuronsNotStored` before the
+        first batch.
         """
         return run_batches(self._run, kind, heads=heads, size=size)
 

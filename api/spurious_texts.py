@@ -7,7 +7,8 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 import numpy.typing as npt
 
-from ..queries.neuron_ranking import direction_products, rank_neurons
+from ..queries.neuron_ranking import NeuronRanking, direction_products, rank_neurons
+from ..queries.sparse_text import sparse_codes
 from ..queries.spurious_texts import (
     class_difference,
     contribution_scores,
@@ -19,6 +20,7 @@ from ..queries.text_votes import TextCodes, Votes, top_texts
 from ..schema.errors import BadQuestion
 from .candidates import Pool
 from .classifier import Templates, classifier
+from .given_directions import Directions, GivenDirections, given_directions
 from .neuron_codes import CodeQuestion
 from .open_run import OpenRun
 from .printing import counted, layers_named
@@ -45,6 +47,7 @@ def spurious_texts(
     templates: Templates = None,
     source: Source = "second-order",
     seed: int = 0,
+    directions: Directions | None = None,
 ) -> Result:
     """Words that make `shown` look like `mistaken_for`; see `RunView.spurious_texts`."""
     if source not in get_args(Source):
@@ -54,17 +57,21 @@ def spurious_texts(
     neurons = whole(neurons, "neurons", least=1, of="neurons")
     seed = whole(seed, "seed", least=0, of="a random sequence")
     chosen = run.neurons.layers(layers)
+    others = None if directions is None else _others(run, directions, layers, source)
     question = CodeQuestion.of(run, pool, m=m, center=center)
-    directions = classifier(run, [shown, mistaken_for], templates=templates).weights
-    v = class_difference(directions[0], directions[1])
-    names = np.stack([directions[1], run.texts.encode([mistaken_for])[0]])
+    weights = classifier(run, [shown, mistaken_for], templates=templates).weights
+    v = class_difference(weights[0], weights[1])
+    names = np.stack([weights[1], run.texts.encode([mistaken_for])[0]])
     left_out = _synonyms(question, names, synonym)
     if source == "similar":
         best = similar_texts(question.candidates.vectors, v, k, left_out=left_out)
         texts, scores, held = best.rows, best.scores, np.zeros(len(best.rows), np.int64)
     else:
         drawn = seed if source == "random" else None
-        votes = _votes(question, v, layers=chosen, neurons=neurons, drawn=drawn)
+        if others is None:
+            votes = _votes(question, v, layers=chosen, neurons=neurons, drawn=drawn)
+        else:
+            votes = _votes_of(others, question, v, neurons=neurons, drawn=drawn)
         texts, scores, held = top_texts(votes, k, left_out=left_out)
     columns = {
         "rank": np.arange(1, len(texts) + 1),
@@ -75,7 +82,11 @@ def spurious_texts(
         columns["neurons"] = held
     notes = [f"texts that pull {shown!r} toward {mistaken_for!r}", question.note]
     if source != "similar":
-        notes.insert(1, f"{neurons:,} neurons of {layers_named(chosen)}")
+        if others is None:
+            notes.insert(1, f"{neurons:,} neurons of {layers_named(chosen)}")
+        else:
+            count = len(others.neurons)
+            notes.insert(1, f"{min(neurons, count):,} of {count:,} neurons by the directions given")
     if left_out is not None and left_out.any():
         notes.append(
             f"{counted(int(left_out.sum()), 'text')} of cosine {synonym} or more with "
@@ -94,16 +105,48 @@ def _votes(
 ) -> Votes:
     """The votes of the neurons that write most along v, or of random ones, drawn with a seed."""
     own = question.run.neurons
-    products = direction_products(own.direction[own.places(layers)], v)
-    if drawn is None:
-        found = rank_neurons(products, neurons)
-    else:
-        found = random_neurons(products, neurons, seed=drawn)
+    found = _found(own.direction[own.places(layers)], v, neurons, drawn)
     by_layer = [question.codes(layer) for layer in layers]
     picks = np.stack([np.asarray(codes.picks) for codes in by_layer])
     coefficients = np.stack([np.asarray(codes.coefficients) for codes in by_layer])
     codes = TextCodes(found.of(picks), found.of(coefficients), by_layer[0].size)
     return contribution_scores(found.scores, codes)
+
+
+def _votes_of(
+    others: GivenDirections,
+    question: CodeQuestion,
+    v: npt.NDArray[np.float64],
+    *,
+    neurons: int,
+    drawn: int | None,
+) -> Votes:
+    """The same of neurons whose directions are given, coded for those that vote alone."""
+    found = _found(others.vectors[None], v, neurons, drawn)
+    atoms = question.atoms
+    made = sparse_codes(others.vectors[found.neurons], atoms, m=question.m, path=False)
+    return contribution_scores(found.scores, TextCodes(made.picks, made.coefficients, len(atoms)))
+
+
+def _found(
+    directions: npt.NDArray[Any], v: npt.NDArray[np.float64], neurons: int, drawn: int | None
+) -> NeuronRanking:
+    products = direction_products(directions, v)
+    if drawn is None:
+        return rank_neurons(products, neurons)
+    return random_neurons(products, neurons, seed=drawn)
+
+
+def _others(
+    run: OpenRun, directions: Directions, layers: Layers, source: Source
+) -> GivenDirections:
+    if layers is not None:
+        msg = "directions= names its neurons itself; leave layers= out, or give one of the two."
+        raise BadQuestion(msg)
+    if source == "similar":
+        msg = "source='similar' asks no neuron, so that directions= would change nothing."
+        raise BadQuestion(msg)
+    return given_directions(run, directions)
 
 
 def _synonyms(

@@ -65,14 +65,16 @@ class EffectsAgain:
     `first_order` [K, E]: what the sum of all the layer's first-order effects exceeds its mean over
     the reference images by; `ablated` [K, E]: M(I) with all the layer's neurons at their means of
     the reference images, token by token. Of each neuron [n]: mean lengths of its first-order and
-    indirect effects over the images, and the share of its largest indirect effects that their
-    first principal component explains.
+    indirect effects over the images; `indirect_direction` [n, E], the first principal component of
+    its largest indirect effects, of unit length (0 where they never vary); and the share of these
+    that it explains.
     """
 
     first_order: F32
     ablated: F32
     direct_norm: F64
     indirect_norm: F64
+    indirect_direction: F32
     indirect_explained: F64
 
 
@@ -110,6 +112,7 @@ def effects_again(
         indirect_norm=np.concatenate(
             [one.indirect_norm.mean(0, dtype=np.float64) for one in parts]
         ),
+        indirect_direction=np.concatenate([one.indirect_direction for one in parts]),
         indirect_explained=np.concatenate(
             [one.indirect_explained.astype(np.float64) for one in parts]
         ),

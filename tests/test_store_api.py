@@ -20,6 +20,7 @@ from lensbase.schema.errors import (
     BadQuestion,
     BadSQL,
     HeadNotStored,
+    NeuronsNotStored,
     NotAStore,
     StoreNotFound,
     TextNotStored,
@@ -319,6 +320,10 @@ def test_batches_check_before_they_begin(store: Store, several: tuple[Store, Tru
         bare.batches("token")
     with pytest.raises(HeadNotStored):
         clip.batches("head", heads=["L0.H0"])
+    with pytest.raises(NeuronsNotStored, match="--neurons"):
+        clip.batches("neuron_norm")
+    with pytest.raises(BadQuestion, match="goes with batches of 'head'"):
+        clip.batches("neuron_coefficient", heads=["L2.H1"])
     with pytest.raises(BadQuestion):
         clip.batches("heads")  # type: ignore[arg-type]
     with pytest.raises(BadQuestion):
