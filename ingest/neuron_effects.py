@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from ..queries.second_order import LARGEST, rank_one
+from ..queries.directions import effect_direction
+from ..queries.second_order import LARGEST
 from ..schema.errors import BadSelection
 from .interventions import MEMORY, Interventions
 
@@ -101,12 +102,9 @@ def measure_effects(
     width = representation.shape[1]
     mean, direction = np.empty((2, len(neurons), width), np.float32)
     explained = np.empty(len(neurons), np.float32)
-    itself = np.eye(width)[None]  # the effects are their own factors
     for i in range(len(neurons)):
-        effects = np.concatenate([part[:, i, None] for part in indirect])
-        found = rank_one(effects, itself, count=count)
-        mean[i], direction[i] = found.mean[0], found.coefficients[0]
-        explained[i] = found.explained[0]
+        found = effect_direction(np.concatenate([part[:, i] for part in indirect]), count=count)
+        mean[i], direction[i], explained[i] = found.mean, found.direction, found.explained
     return MeasuredEffects(
         layer=layer,
         neurons=tuple(int(neuron) for neuron in neurons),
