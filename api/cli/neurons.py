@@ -28,7 +28,7 @@ Center = Annotated[bool, typer.Option("--center", help="Take the pool's mean fro
 LayersOption = Annotated[
     str | None, typer.Option(metavar="LAYERS", help="Neurons of these layers, such as 8,9.")
 ]
-Signed = Annotated[bool, typer.Option("--signed", help="Only neurons that write towards it.")]
+Signed = Annotated[bool, typer.Option("--signed", help="Rank by the signed product, not its size.")]
 
 
 @neurons.command("texts")
