@@ -107,7 +107,8 @@ def neuron_ablation(
     table = _table(places, scored, groups=by is not None)
     notes = [_means(run), _large(run, large, top), found.note]
     if shuffles:
-        notes.insert(2, f"r' is the mean of {counted(shuffles, 'draw')} (seed {seed})")
+        draws = counted(shuffles, "draw")
+        notes.insert(2, f"with r shuffled, accuracy is the mean over {draws} (seed {seed})")
     return NeuronAblation(table.arrow(), note="; ".join(filter(None, notes)))
 
 
@@ -155,7 +156,11 @@ def _table(
 
 
 def _means(run: OpenRun) -> str:
-    return f"means are over the {counted(len(reference_rows(run)), 'reference image')} of the run"
+    rows = reference_rows(run)
+    if rows is None:
+        images = counted(run.row["reference"], "reference image")
+        return f"means are over the original's {images}, which this copy leaves out"
+    return f"means are over the {counted(len(rows), 'reference image')} of the run"
 
 
 def _large(run: OpenRun, large: Large, top: int) -> str:

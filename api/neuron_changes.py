@@ -39,10 +39,16 @@ def one_layer(run: OpenRun, layer: int) -> int:
     return run.neurons.layers(layer)[0]
 
 
-def reference_rows(run: OpenRun) -> Rows:
-    """Rows of the images over which the run's b_n, r_n and thresholds were taken."""
+def reference_rows(run: OpenRun) -> Rows | None:
+    """Rows of the images over which the run's b_n, r_n and thresholds were taken.
+
+    None in a copy of some images, which need not have them.
+    """
     run.neurons.layers()
-    return read_static(run.layout, run.row["folder"], "neuron_reference").astype(np.int64)
+    folder = run.row["folder"]
+    if not (run.layout.arrays(folder) / "neuron_reference").exists():
+        return None
+    return read_static(run.layout, folder, "neuron_reference").astype(np.int64)
 
 
 class LayerEffects:

@@ -169,10 +169,11 @@ def neuron_effects(
     """First-order, second-order and indirect effects; see `RunView.neuron_effects`."""
     check_classifier(run, c)
     layer = one_layer(run, layer)
+    means = _reference(run)
     seed = whole(seed, "seed", least=0, of="draws")
     numbers = _numbers(run, layer, neurons, seed=seed)
     found = labelled(run, c, run.images.select(images, where), label=label)
-    measured = _measured(run, np.unique(found.rows), layer=layer, numbers=numbers)
+    measured = _measured(run, np.unique(found.rows), layer=layer, numbers=numbers, reference=means)
     effects = LayerEffects(run, layer)
     changes: list[Change | None] = [
         None,
@@ -190,7 +191,7 @@ def neuron_effects(
         "explained_variance": np.array([1.0, second.mean(), indirect.mean()]),
     }
     drawn = f", drawn with seed {seed}" if _is_drawn(run, neurons) else ""
-    reference = counted(len(reference_rows(run)), "reference image")
+    reference = counted(len(means), "reference image")
     note = (
         f"layer {layer}, {counted(len(numbers), 'neuron')}{drawn}; means are over the {reference} "
         "of the run, as is the variance explained of second-order effects; that of indirect ones "
@@ -236,7 +237,20 @@ def _numbers(run: OpenRun, layer: int, neurons: int | Sequence[str], *, seed: in
     return np.unique([one.neuron for one in found])
 
 
-def _measured(run: OpenRun, rows: I64, *, layer: int, numbers: I64) -> _Measured:
+def _reference(run: OpenRun) -> I64:
+    """The rows whose mean activations the ablations take."""
+    rows = reference_rows(run)
+    if rows is None:
+        msg = (
+            f"run {run.name!r} is a copy of some images, without the reference images over which "
+            "first-order and indirect effects take their means; ask the store that it was copied "
+            "from."
+        )
+        raise BadQuestion(msg)
+    return rows
+
+
+def _measured(run: OpenRun, rows: I64, *, layer: int, numbers: I64, reference: I64) -> _Measured:
     """Effects as they were kept, or measured now and kept."""
     parameters = _parameters(run, rows, layer)
     # What is said of images is of all the layer's neurons.
@@ -244,7 +258,7 @@ def _measured(run: OpenRun, rows: I64, *, layer: int, numbers: I64) -> _Measured
     by_image = read_derived(run.layout, _BY_IMAGE, parameters)
     by_neuron = read_derived(run.layout, _BY_NEURON, own)
     if by_image is None or by_neuron is None:
-        again = _again(run, rows, layer=layer, numbers=numbers)
+        again = _again(run, rows, layer=layer, numbers=numbers, reference=reference)
         by_image, by_neuron = _image_rows(rows, again), _neuron_rows(numbers, again)
         if run.row["status"] == "complete":
             write_derived(run.layout, _BY_IMAGE, parameters, rows=by_image)
@@ -275,7 +289,7 @@ def _parameters(run: OpenRun, rows: I64, layer: int) -> dict[str, Any]:
     }
 
 
-def _again(run: OpenRun, rows: I64, *, layer: int, numbers: I64) -> EffectsAgain:
+def _again(run: OpenRun, rows: I64, *, layer: int, numbers: I64, reference: I64) -> EffectsAgain:
     """Measure effects with the run's model on its pictures."""
     model = _model(run)
     from ..ingest.effects_again import effects_again
@@ -283,7 +297,7 @@ def _again(run: OpenRun, rows: I64, *, layer: int, numbers: I64) -> EffectsAgain
     return effects_again(
         model,
         _pictures(run, rows),
-        reference=_pictures(run, np.sort(reference_rows(run))),
+        reference=_pictures(run, np.sort(reference)),
         layer=layer,
         neurons=numbers.tolist(),
     )

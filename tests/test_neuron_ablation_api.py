@@ -251,7 +251,7 @@ def test_shuffled_directions_are_the_mean_of_draws(
     np.testing.assert_array_equal(found["accuracy"], ask(shuffles=4, seed=5)["accuracy"])
     own, shuffled = found["accuracy"][4:6]
     assert own - shuffled > 0.2, f"own directions {own}, shuffled ones {shuffled}"
-    assert "r' is the mean of 4 draws (seed 5)" in found.note
+    assert "with r shuffled, accuracy is the mean over 4 draws (seed 5)" in found.note
 
 
 def test_groups_layers_and_images_are_chosen_as_for_accuracy(

@@ -22,6 +22,7 @@ from literal_interventions import Original
 
 from lensbase.api import Store, open_store
 from lensbase.api.classifier import Classifier
+from lensbase.api.copying import copy_store
 from lensbase.api.neuron_ablation import neuron_ablation
 from lensbase.api.neuron_effects import neuron_effects
 from lensbase.api.open_run import OpenRun
@@ -276,6 +277,25 @@ def test_a_model_that_is_not_at_hand_is_named(
         monkeypatch.setitem(run.texts._run, "model_source", "module")  # type: ignore[index]
         with pytest.raises(WeightsNotFound, match=r"a module in memory.*the answer is kept"):
             neuron_effects(run, colors, layer=5, neurons=3, images=[7], label="color")
+
+
+def test_a_copy_without_the_reference_images_is_asked_what_it_can_answer(
+    neuron_store: Path, colors: Classifier, tmp_path: Path
+) -> None:
+    """Stored means hold for any image; those of forward passes need the original's images."""
+    where = "background = 'water'"
+    copy = copy_store(neuron_store, tmp_path / "copy.lens", where=where)
+    with open_store(neuron_store) as whole, open_store(copy) as part:
+        question: dict[str, Any] = {"layers": [LAYER, 5], "shuffles": 2, "label": "color"}
+        there = neuron_ablation(inside(whole), colors, where=where, **question)
+        here = neuron_ablation(inside(part), colors, **question)
+        assert here.rows() == there.rows()
+        assert there.note is not None
+        assert "over the 150 reference images of the run" in there.note
+        assert here.note is not None
+        assert "over the original's 150 reference images" in here.note
+        with pytest.raises(BadQuestion, match="ask the store that it was copied from"):
+            neuron_effects(inside(part), colors, layer=LAYER, label="color")
 
 
 def test_wrong_questions_are_named_errors(
