@@ -115,20 +115,25 @@ def _check_effects(found: Findings, values: Values, fitted: Values, *, rounding:
     excess = (np.abs(x + offset) - norm) / slack
     found.check("neurons' projections are longer than their effects", excess, limit=1.0)
 
+    # Of a whole vector [d'], the length of as many smallest numbers.
+    smallest = _TINY * np.sqrt(mean.shape[-1])
     large = norm > fitted["threshold"]
     whole, above = values["neuron_sum"], values["neuron_sum_large"].astype(np.float64)
     parts = {"all": (whole, norm), "large": (above, norm * large), "small": (whole - above, None)}
     size = np.linalg.norm(whole.astype(np.float64), axis=-1) + np.linalg.norm(above, axis=-1)
     for name, (total, lengths) in parts.items():
         most = (norm * ~large if lengths is None else lengths).sum(2)
-        slack = rounding * (most + size) + _CANCELLATION * norm.sum(2) + _TINY
+        slack = rounding * (most + size) + _CANCELLATION * norm.sum(2) + smallest
         excess = (np.linalg.norm(total.astype(np.float64), axis=-1) - most) / slack
         found.check(f"sums of {name} neurons are longer than their terms", excess, limit=1.0)
 
     again = np.einsum("kln,lne->kle", large.astype(np.float64), mean)
     terms = np.einsum("kln,ln->kl", large, np.linalg.norm(mean, axis=-1))
-    slack = rounding * np.linalg.norm(again, axis=-1) + _CANCELLATION * terms + _TINY
-    left = np.linalg.norm(values["neuron_mean_large"] - again, axis=-1) / slack
+    stored = values["neuron_mean_large"]
+    rounded = again.astype(stored.dtype)
+    unit = np.spacing(np.maximum(np.abs(stored), np.abs(rounded))).astype(np.float64)
+    slack = unit + _CANCELLATION * terms[..., None]
+    left = np.abs(stored.astype(np.float64) - rounded.astype(np.float64)) / slack
     found.check("sums of large neurons' means differ", left, limit=1.0)
 
 

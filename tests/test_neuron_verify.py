@@ -11,10 +11,17 @@ import duckdb
 import numpy as np
 import pytest
 from commands import invoke
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from world_store import FEW, ingest_scenes, neuron_rows
 
+from lensbase.api.copying import copy_store
 from lensbase.api.finalizing import finalize_run
-from lensbase.api.identities import broken_identities, inconsistent_rows
+from lensbase.api.identities import Findings, broken_identities, inconsistent_rows
+from lensbase.api.neuron_identities import (
+    _ROUNDING,  # pyright: ignore[reportPrivateUsage]
+    _check_effects,  # pyright: ignore[reportPrivateUsage]
+)
 from lensbase.api.verify import forget_damaged, verify
 from lensbase.ingest.recheck import differences
 from lensbase.ingest.world.dataset import write_scenes
@@ -146,6 +153,54 @@ def rewrite_columns(store: Path, name: str, change: Change) -> None:
     array = RowArray(group / f"{kind}-{run['by_neuron']}" / name, specs[name], SHARD_NEURONS)
     values = change(array.read(np.arange(SHARD_NEURONS)))
     path.write_bytes(b"".join(encode_shard(specs[name], values, segment_rows=SHARD_NEURONS)))
+
+
+def test_all_images_and_all_neurons_are_right_in_a_copy_too(whole: Path, tmp_path: Path) -> None:
+    copy = copy_store(whole, tmp_path / "copy.lens", where='"count" = 1')
+    for path in (whole, copy):
+        report = verify(path, sample=1024)
+        assert report.ok, str(report)
+
+
+@pytest.mark.parametrize("storage", ["float16", "float32"])
+@settings(max_examples=60)
+@given(seed=st.integers(0, 2**32 - 1), scale=st.integers(-26, 4), spread=st.integers(0, 6))
+def test_honest_numbers_of_any_size_follow_from_each_other(
+    storage: str, seed: int, scale: int, spread: int
+) -> None:
+    """Effects down to 2^-26, whose float16 vectors are of subnormal numbers: no false alarm.
+
+    And the same sums, in float16 three or more units off, are one.
+    """
+    random, kept = np.random.default_rng(seed), np.dtype(storage)
+    size = 2.0**scale * 2.0 ** -random.uniform(0, spread, (1, 8, 1))
+    direction = random.normal(size=(1, 8, 64))
+    direction /= np.linalg.norm(direction, axis=-1, keepdims=True)
+    mean = (size * random.normal(size=(1, 8, 64)) / 8).astype(np.float32).astype(np.float64)
+    phi = mean + size * random.normal(size=(5, 1, 8, 1)) * direction
+    norm = np.linalg.norm(phi, axis=-1).astype(kept)
+    threshold = np.median(norm.astype(np.float64), axis=0)
+    large = (norm > threshold)[..., None]
+    values: dict[str, Any] = {
+        "neuron_norm": norm,
+        "neuron_coefficient": np.einsum("klne,lne->kln", phi - mean, direction).astype(kept),
+        "neuron_sum": phi.sum(2).astype(kept),
+        "neuron_sum_large": (phi * large).sum(2).astype(kept),
+        "neuron_mean_large": (mean * large).sum(2).astype(np.float32).astype(kept),
+    }
+    fitted = {"mean": mean, "direction": direction, "threshold": threshold}
+    found = Findings(problems=[])
+    _check_effects(found, values, fitted, rounding=_ROUNDING[storage])
+    assert found.problems == []
+    off = 3 * np.spacing(values["neuron_mean_large"])
+    _check_effects(
+        found,
+        values | {"neuron_mean_large": values["neuron_mean_large"] + off},
+        fitted,
+        rounding=_ROUNDING[storage],
+    )
+    if storage == "float16":
+        assert any("large neurons' means differ" in one for one in found.problems)
 
 
 def problems(store: Path) -> list[str]:
