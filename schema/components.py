@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 from .errors import BadAddress, BadName
 
@@ -126,7 +127,14 @@ def parse_head(address: str) -> Head:
 
 
 def split_run(address: str) -> tuple[str | None, str]:
-    """Split `RUN:L22.H8` into the run's name (None when absent) and the component's address."""
+    """Split `RUN:L22.H8` into the run's name (None when absent) and the component's address.
+
+    Raises `BadAddress` for what is no text, `BadName` for what names no run.
+    """
+    given: Any = address
+    if not isinstance(given, str):
+        msg = f"{given!r} is not a component's address; write it as a text, such as 'L22.H8'."
+        raise BadAddress(msg)
     run, colon, component = address.partition(":")
     if not colon or "[" in run:  # the colon of a slice, such as attn[:20]
         return None, address

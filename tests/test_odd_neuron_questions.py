@@ -76,6 +76,13 @@ NEURONS_KEPT: dict[str, tuple[Callable[[RunView], Any], type[LensbaseError], str
     ),
     "a head": (lambda clip: clip.neuron("L5.H1"), BadAddress, "write L9.N391"),
     "no address": (lambda clip: clip.neuron("neuron 5"), BadAddress, "L9.N391"),
+    "a number": (lambda clip: clip.neuron(3), BadAddress, "3 is not.*as a text"),  # type: ignore[arg-type]
+    "a list of neurons": (
+        lambda clip: clip.neuron_similarity(["L5.N1"]),  # type: ignore[arg-type]
+        BadAddress,
+        "as a text",
+    ),
+    "a head by number": (lambda clip: clip.head(3), BadAddress, "as a text"),  # type: ignore[arg-type]
     "another run": (lambda clip: clip.neuron("x:L5.N1"), UnknownRun, r"store\.run\('x'\)"),
     "k is no number": (
         lambda clip: clip.neuron("L5.N1").top_images(2.5),  # type: ignore[arg-type]
