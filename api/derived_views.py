@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..schema.codes import CODE_VERSION
 from ..schema.derived import DerivedResult, derived_result, run_content
 from ..schema.layout import Layout
 from ..schema.role_files import ANNOTATION, annotation_columns
@@ -29,7 +30,7 @@ HEAD_TEXT, NEURON_TEXT, DERIVED = "head_text", "neuron_text", "derived"
 KEYS = {
     ANNOTATION: ("run_id", "component", "created_at"),
     HEAD_TEXT: ("run_id", "layer", "head", "pool_id", "rank"),
-    NEURON_TEXT: ("run_id", "layer", "pool_id", "m", "centered"),
+    NEURON_TEXT: ("run_id", "layer", "pool_id", "m", "centered", "version"),
     DERIVED: ("relation", "fingerprint"),
 }
 # Relations that a query may name, and the table that they are views of.
@@ -241,28 +242,27 @@ def _head_texts(
 def _neuron_texts(
     results: Iterable[DerivedResult], known: Known
 ) -> tuple[pa.Table | None, list[DerivedResult]]:
-    """Sparse codes of whole layers as `neuron_text` has them; of several the latest version's."""
+    """Sparse codes of whole layers as `neuron_text` has them, of this version alone."""
     import pyarrow as pa
 
     fitting: list[DerivedResult] = []
-    latest: dict[tuple[int, int, int, int, bool], tuple[int, pa.Table]] = {}
+    found: dict[tuple[int, int, int, int, bool, int], pa.Table] = {}
     for result in results:
         run, pool = known.run_of(result), known.pool_of(result)
         if run is None or pool is None or run["status"] != "complete":
             continue
-        names = ("layer", "m", "version", "center")
-        layer, m, version, center = (result.parameters.get(name) for name in names)
+        if result.parameters.get("version") != CODE_VERSION:
+            continue
+        layer, m, center = (result.parameters.get(name) for name in ("layer", "m", "center"))
         rows = _fitting(result, _code_columns())
         if rows is None or not isinstance(layer, int) or not isinstance(m, int):
             continue
-        if not isinstance(version, int) or not isinstance(center, bool):
+        if not isinstance(center, bool):
             continue
         fitting.append(result)
-        key = (int(run["run_id"]), layer, pool, m, center)
-        if key not in latest or version > latest[key][0]:
-            latest[key] = version, rows
-    found = [_keyed(rows, KEYS[NEURON_TEXT], key) for key, (_, rows) in latest.items()]
-    return (pa.concat_tables(found) if found else None), fitting
+        found[int(run["run_id"]), layer, pool, m, center, CODE_VERSION] = rows
+    keyed = [_keyed(rows, KEYS[NEURON_TEXT], key) for key, rows in found.items()]
+    return (pa.concat_tables(keyed) if keyed else None), fitting
 
 
 def _keyed(rows: pa.Table, names: Sequence[str], key: Sequence[int | bool]) -> pa.Table:

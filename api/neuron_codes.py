@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ..queries.sparse_text import CODE_LENGTH, centered_atoms, refitted, sparse_codes
+from ..queries.sparse_text import centered_atoms, refitted, sparse_codes
 from ..queries.text_votes import TextCodes
+from ..schema.codes import CODE_LENGTH, CODE_VERSION
 from ..schema.derived import read_derived, write_derived
 from ..schema.errors import BadQuestion
 from .candidates import Candidates, Pool, candidates_of
@@ -32,8 +33,6 @@ F64 = npt.NDArray[np.float64]
 TABLE = "neuron_text"
 _COLUMNS = ("neuron", "rank", "position", "coefficient")
 _IN_MEMORY = 16
-# Part of every fingerprint: to be raised when the same question gets another answer.
-_VERSION = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,8 +150,16 @@ class CodeQuestion:
         one = "" if neuron is None else f" AND neuron = {neuron}"
         found = self.run.console.columns(
             f"SELECT {', '.join(_COLUMNS)} FROM neuron_text "
-            f"WHERE run_id = ? AND layer = ?{one} AND pool_id = ? AND m = ? AND centered = ?",
-            [self.run.row["run_id"], layer, self.candidates.pool_id, self.depth, self.center],
+            f"WHERE run_id = ? AND layer = ?{one} AND pool_id = ? AND m = ? AND centered = ? "
+            "AND version = ?",
+            [
+                self.run.row["run_id"],
+                layer,
+                self.candidates.pool_id,
+                self.depth,
+                self.center,
+                CODE_VERSION,
+            ],
         )
         return found if len(found["neuron"]) else None
 
@@ -166,7 +173,7 @@ class CodeQuestion:
     def _parameters(self, layer: int) -> dict[str, Any]:
         row = self.run.row
         facts: Mapping[str, Any] = {
-            "version": _VERSION,
+            "version": CODE_VERSION,
             "run": self.run.name,
             "run_id": row["run_id"],
             "run_fingerprint": row["fingerprint"],

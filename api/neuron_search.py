@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from ..queries.neuron_ranking import cosines, direction_products, rank_neurons
 from ..queries.retrieval import top_k
-from ..queries.sparse_text import CODE_LENGTH
+from ..schema.codes import CODE_LENGTH, CODE_VERSION
 from ..schema.components import Neuron
 from .open_run import OpenRun
 from .result import Result
@@ -118,7 +118,7 @@ def _first_texts(run: OpenRun, addresses: Sequence[Neuron]) -> list[list[str]]:
         """SELECT n.layer, n.neuron, if(n.coefficient < 0, '-', '+') || t.text
            FROM neuron_text n JOIN pool p ON p.pool_id = n.pool_id AND p.name = ?
            JOIN text t ON t.pool_id = n.pool_id AND t.position = n.position
-           WHERE n.run_id = ? AND n.m = ? AND NOT n.centered AND n.rank <= ?
+           WHERE n.run_id = ? AND n.m = ? AND NOT n.centered AND n.version = ? AND n.rank <= ?
              AND n.layer IN (SELECT unnest(?::INTEGER[]))
              AND n.neuron IN (SELECT unnest(?::INTEGER[]))
            ORDER BY n.layer, n.neuron, n.rank""",
@@ -126,6 +126,7 @@ def _first_texts(run: OpenRun, addresses: Sequence[Neuron]) -> list[list[str]]:
             run.row["default_pool"],
             run.row["run_id"],
             CODE_LENGTH,
+            CODE_VERSION,
             _SHOWN,
             sorted({one.layer for one in addresses}),
             sorted({one.neuron for one in addresses}),

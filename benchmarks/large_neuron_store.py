@@ -23,10 +23,10 @@ from lensbase.api.neuron_codes import TABLE, CodeQuestion, code_rows
 from lensbase.ingest.begin import commit_fitted
 from lensbase.ingest.by_neuron import Summary, write_by_neuron
 from lensbase.ingest.neuron_summary import summarize_neurons
-from lensbase.queries.sparse_text import CODE_LENGTH
 from lensbase.schema import tables
 from lensbase.schema.arrays import RunShape, run_arrays, segment_rows_for
 from lensbase.schema.catalog import Draft, publishing
+from lensbase.schema.codes import CODE_LENGTH, CODE_VERSION
 from lensbase.schema.derived import write_derived
 from lensbase.schema.layout import Layout
 from lensbase.schema.shards import encode_shard, shard_path
@@ -129,7 +129,7 @@ def _catalog(draft: Draft, layout: Layout, shape: RunShape, summary: Summary) ->
     }
     draft.insert("text", pa.table(texts))
     codes = code_rows(*_codes(CODE_LENGTH))
-    numbers = {"run_id": 0, "layer": LAYER, "pool_id": 1, "m": CODE_LENGTH}
+    numbers = {"run_id": 0, "layer": LAYER, "pool_id": 1, "m": CODE_LENGTH, "version": CODE_VERSION}
     same = {
         name: pa.array(np.full(codes.num_rows, value, np.int32)) for name, value in numbers.items()
     }

@@ -7,9 +7,10 @@ from itertools import pairwise
 
 import numpy as np
 
-from ..queries.sparse_text import CODE_LENGTH, sparse_codes
+from ..queries.sparse_text import sparse_codes
 from ..schema.arrays import RunShape
 from ..schema.catalog import Draft
+from ..schema.codes import CODE_LENGTH, CODE_VERSION
 from ..schema.components import Neuron
 from ..schema.layout import Layout
 from ..schema.snapshot import read_pool_vectors, read_static
@@ -63,8 +64,8 @@ def find_neuron_texts(draft: Draft, layout: Layout, run: Run, *, pool: Pool) -> 
 
     known = draft.connection.execute(
         "SELECT 1 FROM neuron_text "
-        "WHERE run_id = ? AND pool_id = ? AND m = ? AND NOT centered LIMIT 1",
-        [run.run_id, pool.pool_id, CODE_LENGTH],
+        "WHERE run_id = ? AND pool_id = ? AND m = ? AND NOT centered AND version = ? LIMIT 1",
+        [run.run_id, pool.pool_id, CODE_LENGTH, CODE_VERSION],
     )
     if known.fetchone() is not None:
         return
@@ -85,6 +86,7 @@ def find_neuron_texts(draft: Draft, layout: Layout, run: Run, *, pool: Pool) -> 
                     "pool_id": pa.array(np.full(count, pool.pool_id, np.int32)),
                     "m": pa.array(np.full(count, CODE_LENGTH, np.int32)),
                     "centered": pa.array(np.zeros(count, np.bool_)),
+                    "version": pa.array(np.full(count, CODE_VERSION, np.int32)),
                     "rank": (place + 1).astype(np.int32),
                     "position": codes.picks[neuron, place].astype(np.int32),
                     "coefficient": codes.coefficients[neuron, place],

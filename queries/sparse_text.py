@@ -20,8 +20,6 @@ I64 = npt.NDArray[np.int64]
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
 
-CODE_LENGTH = 16  # texts of the codes that an ingest keeps
-
 _EPSILON = float(np.finfo(np.float64).eps)
 _HALF_UNIT = float(np.finfo(np.float32).eps) / 2
 # Where scikit-learn stops: the residual's largest product with an atom, for targets of unit length.

@@ -343,6 +343,7 @@ neuron_text = Table(
     Column("pool_id", Integer, comment="pool that the texts were picked from"),
     Column("m", Integer, comment="texts that the code was fitted with"),
     Column("centered", Boolean, comment="whether the pool's mean was taken from its texts"),
+    Column("version", Integer, comment="version of the codes; those of another one are not shown"),
     Column("rank", Integer, comment="order of picking, from 1"),
     Column("position", Integer, comment="position of the text in the pool, from 0"),
     Column("coefficient", Double, comment="signed weight gamma of the text (T3.4)"),

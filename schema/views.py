@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .codes import CODE_LENGTH, CODE_VERSION
 from .tables import metadata
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ VIEWS: dict[str, tuple[str, str]] = {
     ),
     "neurons": (
         "One row for each neuron that a run kept.",
-        """SELECT r.name AS run, n.component, n.layer, n.neuron, n.mean_norm, n.norm_p98,
+        f"""SELECT r.name AS run, n.component, n.layer, n.neuron, n.mean_norm, n.norm_p98,
                n.explained_variance, n.active, x.texts
            FROM neuron n JOIN run r USING (run_id)
            LEFT JOIN (SELECT nt.run_id, nt.layer, nt.neuron,
@@ -87,16 +88,18 @@ VIEWS: dict[str, tuple[str, str]] = {
                       FROM neuron_text nt JOIN run USING (run_id)
                       JOIN pool p ON p.pool_id = nt.pool_id AND p.name = run.default_pool
                       JOIN text t ON t.pool_id = nt.pool_id AND t.position = nt.position
-                      WHERE nt.rank <= 4 AND nt.m = 16 AND NOT nt.centered
+                      WHERE nt.rank <= 4 AND nt.m = {CODE_LENGTH} AND NOT nt.centered
+                        AND nt.version = {CODE_VERSION}
                       GROUP BY ALL) x
              ON x.run_id = n.run_id AND x.layer = n.layer AND x.neuron = n.neuron""",
     ),
     "neuron_texts": (
         "Sparse code of each neuron's direction: one row for each picked text (T3.4).",
-        """SELECT r.name AS run, format('L{}.N{}', n.layer, n.neuron) AS component, n.layer,
+        f"""SELECT r.name AS run, format('L{{}}.N{{}}', n.layer, n.neuron) AS component, n.layer,
                n.neuron, p.name AS pool, n.m, n.centered, n.rank, t.text, n.coefficient
            FROM neuron_text n JOIN run r USING (run_id) JOIN pool p USING (pool_id)
-           JOIN text t ON t.pool_id = n.pool_id AND t.position = n.position""",
+           JOIN text t ON t.pool_id = n.pool_id AND t.position = n.position
+           WHERE n.version = {CODE_VERSION}""",
     ),
     "neuron_top_images": (
         "The images of largest second-order norm of each neuron.",

@@ -8,6 +8,7 @@ from pathlib import Path
 from shutil import copytree
 from typing import Any
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -15,8 +16,11 @@ import pytest
 from lensbase.api import open_store
 from lensbase.api.maintenance import compact, drop_run, rollback
 from lensbase.api.pools import add_pool
+from lensbase.ingest.neuron_summary import find_neuron_texts
+from lensbase.schema.catalog import current_generation, drafting
 from lensbase.schema.derived import derived_results, write_derived
 from lensbase.schema.layout import Layout
+from lensbase.schema.tables import Pool, Run
 
 ALL = "SELECT * FROM neuron_texts ORDER BY layer, neuron, pool, m, centered, rank"
 CODES = (
@@ -178,7 +182,7 @@ def test_files_of_other_columns_are_cut_or_passed_over(path: Path) -> None:
     assert kinds(path) == [(2, "scenes", 16, True)]
 
 
-def test_of_two_versions_the_latest_counts(path: Path) -> None:
+def test_codes_of_another_version_are_neither_shown_nor_taken_in(path: Path) -> None:
     def twice(given: dict[str, Any], rows: pa.Table) -> tuple[dict[str, Any], pa.Table]:
         doubled = pa.array(2 * rows.column("coefficient").to_numpy())
         place = rows.column_names.index("coefficient")
@@ -189,10 +193,42 @@ def test_of_two_versions_the_latest_counts(path: Path) -> None:
     with open_store(path) as store:
         texts = store.run().neuron("L2.N9").texts(center=True)
     keep(path, twice)
-    found = asked(path, CODES, "L2.N9", "scenes", 16, True)
-    assert [row["text"] for row in found] == texts["text"].tolist()
-    doubled = [row["coefficient"] for row in found]
-    np.testing.assert_allclose(doubled, 2 * texts["coefficient"], rtol=1e-9)
+    for _ in ("beside the catalogue", "in it"):
+        found = asked(path, CODES, "L2.N9", "scenes", 16, True)
+        assert [row["text"] for row in found] == texts["text"].tolist()
+        np.testing.assert_allclose([row["coefficient"] for row in found], texts["coefficient"])
+        compact(path)
+    (left,) = derived_results(Layout(path), "neuron_text")
+    assert left.parameters["version"] == 99
+
+
+def test_codes_of_another_version_in_the_catalogue_are_made_anew(path: Path) -> None:
+    """By readers, who show and take in their own, and by what completes a run."""
+    with open_store(path) as store:
+        texts = store.run().neuron("L2.N9").texts().rows()
+        shown, neurons = store.sql(ALL).rows(), store.sql("FROM neurons ORDER BY ALL").rows()
+    layout = Layout(path)
+    catalog = layout.catalog(current_generation(layout))
+    catalog.chmod(0o644)
+    with duckdb.connect(str(catalog)) as connection:
+        connection.execute("UPDATE neuron_text SET version = 0, coefficient = -coefficient")
+    with open_store(path) as store:
+        clip = store.run()
+        assert list(store.sql(ALL)) == []
+        assert all(row["texts"] is None for row in store.sql("FROM neurons"))
+        assert clip.neuron("L2.N9").texts().rows() == texts
+        assert "texts" not in clip.find_neurons("a red circle").columns
+        clip.image(0).concepts(2)
+    assert compact(path).taken_in["neuron_text"] == 1
+    of_layer = [row for row in shown if row["layer"] == 2]
+    assert asked(path, ALL) == of_layer
+    with drafting(layout) as draft:
+        (run,) = draft.session.query(Run)
+        (pool,) = draft.session.query(Pool).filter_by(name="scenes")
+        draft.connection.execute("DELETE FROM neuron_text WHERE version = 1")
+        find_neuron_texts(draft, layout, run, pool=pool)
+    assert asked(path, ALL) == shown
+    assert asked(path, "FROM neurons ORDER BY ALL") == neurons
 
 
 def test_codes_go_with_their_run(path: Path) -> None:
