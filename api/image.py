@@ -145,9 +145,9 @@ class ImageView:
         method: Method = "tokens",
         threshold: Threshold | None = None,
         relative_to: str | None = None,
-        debias: Debias = True,
+        debias: Debias | None = None,
         layers: Layers = None,
-        neurons: int = 200,
+        neurons: int | None = None,
         signed: bool = False,
         size: tuple[int, int] | None = None,
     ) -> Segmentation:
@@ -156,20 +156,24 @@ class ImageView:
         "tokens": the map of all layers and heads, less the mean map of a pool, of class texts or of
         a classifier (`debias`), is enlarged to `size` = (height, width), by default the crop's,
         clipped at 0 and scaled to [0, 1]; above `threshold`, by default the map's own mean, is the
-        mask. "neurons": the mean activation map of those `neurons` of `layers` (by default all that
-        are kept) whose directions have the largest `|<r_n, text>|`, scaled to [0, 1]; the threshold
-        is 0.5. `signed` turns neurons around that write against the text. Raises as `heatmap` does,
-        `BadQuestion` for a threshold or size out of range, `NeuronsNotStored` or
-        `NeuronInputNotStored`.
+        mask. "neurons": the mean activation map of those `neurons` (200) of `layers` (all that are
+        kept) whose directions have the largest `|<r_n, text>|`, scaled to [0, 1]; the threshold is
+        0.5. `signed` turns neurons around that write against the text. Raises as `heatmap` does,
+        `BadQuestion` for a threshold or size out of range and for what the method does not take,
+        `NeuronsNotStored` or `NeuronInputNotStored`.
         """
-        check_method(method, layers=layers, signed=signed)
+        check_method(
+            method,
+            layers=layers,
+            neurons=neurons,
+            signed=signed,
+            relative_to=relative_to,
+            debias=debias,
+        )
         if threshold is not None:
             check_threshold(threshold)
         target = crop_size(self._run.row) if size is None else check_size(size)
         if method == "neurons":
-            if relative_to is not None:
-                msg = "relative_to= takes maps of tokens away; method='neurons' has none of them."
-                raise BadQuestion(msg)
             way = NeuronMethod(
                 self._run,
                 self._run.texts.encode([text]),
@@ -181,7 +185,8 @@ class ImageView:
             (values,) = way.heats(*one, size=target)
             limit = way.threshold if threshold is None else threshold
         else:
-            scores = self.heatmap(text, relative_to=relative_to, debias=debias).values
+            chosen = True if debias is None else debias
+            scores = self.heatmap(text, relative_to=relative_to, debias=chosen).values
             values = heat(scores, target)
             limit = "mean" if threshold is None else threshold
         return Segmentation(

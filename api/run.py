@@ -236,7 +236,7 @@ class RunView(ClassQuestions, NeuronQuestions):
         target: Target = "label",
         method: Method = "tokens",
         layers: Layers = None,
-        neurons: int = 200,
+        neurons: int | None = None,
         signed: bool = False,
         threshold: Threshold | None = None,
         templates: Templates = None,

@@ -22,6 +22,8 @@ I64 = npt.NDArray[np.int64]
 
 Method: TypeAlias = Literal["tokens", "neurons"]
 
+NEURONS = 200  # unless another number is asked for
+
 # Bytes of what is read of an image, of which a block of images is in memory.
 _FLOAT = 8
 
@@ -61,8 +63,8 @@ class TokenMethod:
 class NeuronMethod:
     """Mean activation maps of the neurons whose directions are most along a text (Table 3.4).
 
-    Of `layers` (by default all that are kept) the `neurons` of largest |<r_n, t>| for each of
-    `texts` [C, d']; `signed` turns those around that write against the text. Raises
+    Of `layers` (by default all that are kept) the `neurons` (by default 200) of largest |<r_n, t>|
+    for each of `texts` [C, d']; `signed` turns those around that write against the text. Raises
     `NeuronsNotStored`, `NeuronInputNotStored` or `BadQuestion`.
     """
 
@@ -74,14 +76,15 @@ class NeuronMethod:
         texts: Numbers,
         *,
         layers: Layers = None,
-        neurons: int = 200,
+        neurons: int | None = None,
         signed: bool = False,
     ) -> None:
         self._run = run
         self._input = run.neurons.need_input()
         self._texts = texts
         self._places = run.neurons.places(layers)
-        self._count = whole(neurons, "neurons", least=1, of="neurons")
+        count = NEURONS if neurons is None else neurons
+        self._count = whole(count, "neurons", least=1, of="neurons")
         self._signed = signed
         self._chosen: dict[int, list[tuple[int, I64, F32]]] = {}
         self.image_bytes = _FLOAT * len(self._places) * run.shape.patches * run.shape.width
@@ -124,13 +127,27 @@ class NeuronMethod:
         return self._chosen[text]
 
 
-def check_method(method: Any, *, layers: Layers, signed: bool) -> None:
+def check_method(
+    method: Any,
+    *,
+    layers: Layers,
+    neurons: int | None,
+    signed: bool,
+    relative_to: Any = None,
+    debias: Any = None,
+) -> None:
     """Raise `BadQuestion` unless this names a way to segment, and is not told what it has not."""
     if method not in ("tokens", "neurons"):
         msg = f"method={method!r} is no way to segment; there are 'tokens' and 'neurons'."
         raise BadQuestion(msg)
-    if method == "tokens" and (layers is not None or signed):
-        msg = "layers= and signed= choose neurons, for method='neurons'; tokens have none."
+    if method == "tokens" and (layers is not None or neurons is not None or signed):
+        msg = "layers=, neurons= and signed= choose neurons: give method='neurons' with them."
+        raise BadQuestion(msg)
+    if method == "neurons" and (relative_to is not None or debias is not None):
+        msg = (
+            "relative_to= and debias= take maps of tokens away; method='neurons' has none of them, "
+            "leave both out."
+        )
         raise BadQuestion(msg)
 
 

@@ -82,7 +82,7 @@ def evaluate_segmentation(
     target: Target = "label",
     method: Method = "tokens",
     layers: Layers = None,
-    neurons: int = 200,
+    neurons: int | None = None,
     signed: bool = False,
     threshold: Threshold | None = None,
     templates: Templates = None,
@@ -94,7 +94,7 @@ def evaluate_segmentation(
 
     Holds one block of images' tokens (or what neurons read) and maps in memory at a time.
     """
-    check_method(method, layers=layers, signed=signed)
+    check_method(method, layers=layers, neurons=neurons, signed=signed)
     if threshold is not None:
         check_threshold(threshold)
     if method == "tokens":

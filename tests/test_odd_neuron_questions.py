@@ -151,7 +151,22 @@ NEURONS_KEPT: dict[str, tuple[Callable[[RunView], Any], type[LensbaseError], str
     "layers of tokens": (
         lambda clip: clip.image(0).segment("water", layers=5),
         BadQuestion,
-        "for method='neurons'",
+        "give method='neurons'",
+    ),
+    "neurons of tokens": (
+        lambda clip: clip.image(0).segment("water", neurons=5),
+        BadQuestion,
+        "give method='neurons'",
+    ),
+    "neurons of tokens to compare with masks": (
+        lambda clip: clip.evaluate_segmentation({}, neurons=5),
+        BadQuestion,
+        "give method='neurons'",
+    ),
+    "neurons without a bias": (
+        lambda clip: clip.image(0).segment("water", method="neurons", debias="nope"),
+        BadQuestion,
+        "debias= take maps of tokens away",
     ),
     "a relative map of neurons": (
         lambda clip: clip.image(0).segment("water", method="neurons", relative_to="sand"),

@@ -188,9 +188,12 @@ def test_images_without_a_label_are_passed_over(
 def test_a_threshold_may_be_a_number(clip: RunView, folder: Path) -> None:
     strict = clip.evaluate_segmentation(folder / "masks", templates="{}", threshold=0.5)
     loose = clip.evaluate_segmentation(folder / "masks", templates="{}", threshold=0.0)
-    assert strict.map == loose.map
+    mean = clip.evaluate_segmentation(folder / "masks", templates="{}", threshold="mean")
+    default = clip.evaluate_segmentation(folder / "masks", templates="{}", threshold=None)
+    assert default.pixel_accuracy == mean.pixel_accuracy
+    assert strict.map == loose.map == mean.map
     assert strict.pixel_accuracy > loose.pixel_accuracy
-    for wrong in (-0.1, 1.5, "median", True, float("nan"), None):
+    for wrong in (-0.1, 1.5, "median", True, float("nan")):
         with pytest.raises(BadQuestion, match="from 0 to 1"):
             clip.evaluate_segmentation(folder / "masks", threshold=wrong)  # type: ignore[arg-type]
 

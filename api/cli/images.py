@@ -77,7 +77,9 @@ def segment(
         str, typer.Option(help="tokens, or neurons: where those along the text are active.")
     ] = "tokens",
     layers: LayersOption = None,
-    neurons: Annotated[int, typer.Option(help="How many neurons, with --method neurons.")] = 200,
+    neurons: Annotated[
+        int | None, typer.Option(help="How many neurons, with --method neurons; by default 200.")
+    ] = None,
     signed: Annotated[
         bool, typer.Option("--signed", help="Turn neurons around that write against the text.")
     ] = False,
@@ -102,7 +104,7 @@ def segment(
             signed=signed,
             threshold=None if threshold is None else _threshold(threshold),
             relative_to=relative_to,
-            debias=debias,
+            debias=None if debias else False,
         )
         path = output or Path(f"{slug(Path(view.key).stem)}-{slug(text)}-mask.png")
         found.save(path)
