@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ..queries.concepts import Effects
-from ..schema.errors import ExtraMissing, LensbaseError, WeightsNotFound
 from .candidates import Pool
 from .concepts import concepts
 from .neuron_codes import CodeQuestion
 from .open_run import OpenRun
 from .result import Result
+from .run_model import run_model
 from .run_neurons import Layers
-
-if TYPE_CHECKING:
-    from ..ingest.models import LoadedModel
-
-_NEEDS_NONE = "Images of the run need no model: clip.image(...).concepts()."
 
 
 def explain(
@@ -36,7 +31,11 @@ def explain(
     question = CodeQuestion.of(run, pool, m=m, center=center)
     layers = run.neurons.layers(layer)
     threshold = run.neurons.threshold
-    model = _model(run)
+    model = run_model(
+        run,
+        to="to look at an image that is in no store",
+        otherwise="Images of the run need no model: clip.image(...).concepts().",
+    )
     from ..ingest.one_image import neuron_numbers
 
     group = run.layout.arrays(run.row["folder"])
@@ -50,21 +49,3 @@ def explain(
         for one, (norms, coefficients) in found.items()
     }
     return concepts(question, effects, k, signed=signed)
-
-
-def _model(run: OpenRun) -> LoadedModel:
-    try:
-        return run.texts.model()
-    except ImportError as error:
-        msg = (
-            f"an image that is in no store needs the model of run {run.name!r}, and "
-            f"{error.name or 'torch'} is not installed: `pip install lensbase[ingest]` brings it. "
-            f"{_NEEDS_NONE}"
-        )
-        raise ExtraMissing(msg) from error
-    except LensbaseError as error:
-        msg = (
-            f"the model of run {run.name!r} cannot be loaded to look at the image ({error}). "
-            f"{_NEEDS_NONE}"
-        )
-        raise WeightsNotFound(msg) from error

@@ -12,11 +12,9 @@ import numpy.typing as npt
 
 from ..schema.errors import (
     BadManifest,
-    LensbaseError,
     NoImages,
     RejectedImage,
     SourceNotFound,
-    WeightsNotFound,
 )
 from .classifier import Classifier, Templates, classifier
 from .descriptions import check_classes
@@ -24,6 +22,7 @@ from .open_run import OpenRun
 from .painting import MANIFEST, read_manifest
 from .printing import counted
 from .result import Result
+from .run_model import run_model
 
 if TYPE_CHECKING:
     from ..ingest.models import LoadedModel
@@ -136,19 +135,16 @@ class Judge:
 def judge(run: OpenRun, shown: str, mistaken_for: str, *, templates: Templates = None) -> Judge:
     """Load a run's model, once for many folders.
 
-    Raises `BadQuestion`, `BadTemplate`, `TextNotStored`, or `WeightsNotFound` for a model that is
-    not at hand.
+    Raises `BadQuestion`, `BadTemplate`, `TextNotStored`, `ExtraMissing` without torch, or
+    `WeightsNotFound` for a model that is not at hand.
     """
     check_classes(shown, mistaken_for)
     made = classifier(run, [shown, mistaken_for], templates=templates)
-    try:
-        model = run.texts.model()
-    except LensbaseError as error:
-        msg = (
-            f"the model of run {run.name!r} cannot be loaded to see new images ({error}); ask "
-            "where it is at hand, or ingest the images into the store there."
-        )
-        raise WeightsNotFound(msg) from error
+    model = run_model(
+        run,
+        to="to see new images",
+        otherwise="Ask where it is at hand, or ingest the images into the store there.",
+    )
     return Judge(model, made)
 
 
@@ -180,11 +176,7 @@ def _listed(root: Path) -> tuple[list[tuple[str, str]], int]:
         raise SourceNotFound(msg)
     manifest = root / MANIFEST
     if manifest.is_file():
-        try:
-            rows = read_manifest(manifest)
-        except (UnicodeDecodeError, ValueError) as error:
-            msg = f"{manifest} cannot be read as CSV ({error}); take it away to score all images."
-            raise BadManifest(msg) from error
+        rows = read_manifest(manifest)
         if not rows:
             msg = (
                 f"{manifest} names no image in a column `path`; take it away to score all images "

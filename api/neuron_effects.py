@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from ..schema.components import Neuron
 from ..schema.derived import read_derived, write_derived
-from ..schema.errors import BadQuestion, ExtraMissing, LensbaseError, WeightsNotFound
+from ..schema.errors import BadQuestion
 from .accuracy import Change, classify
 from .classifier import Classifier, check_classifier
 from .labels import labelled
@@ -23,6 +23,7 @@ from .neuron_changes import LayerEffects, MeanAblation, one_layer, reference_row
 from .open_run import OpenRun
 from .printing import counted
 from .result import Result, Thumbnails
+from .run_model import run_model
 from .selection import Images
 from .where import Where
 from .whole_numbers import whole
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from ..ingest.effects_again import EffectsAgain, KnownPictures
-    from ..ingest.models import LoadedModel
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
@@ -291,7 +291,11 @@ def _parameters(run: OpenRun, rows: I64, layer: int) -> dict[str, Any]:
 
 def _again(run: OpenRun, rows: I64, *, layer: int, numbers: I64, reference: I64) -> EffectsAgain:
     """Measure effects with the run's model on its pictures."""
-    model = _model(run)
+    model = run_model(
+        run,
+        to="to measure first-order and indirect effects",
+        otherwise="Asked once where it is at hand, the answer is kept in the store.",
+    )
     from ..ingest.effects_again import effects_again
 
     return effects_again(
@@ -301,24 +305,6 @@ def _again(run: OpenRun, rows: I64, *, layer: int, numbers: I64, reference: I64)
         layer=layer,
         neurons=numbers.tolist(),
     )
-
-
-def _model(run: OpenRun) -> LoadedModel:
-    try:
-        return run.texts.model()
-    except ImportError as error:
-        msg = (
-            "first-order and indirect effects are measured in forward passes, and "
-            f"{error.name or 'torch'} is not installed: `pip install lensbase[ingest]` brings it. "
-            "Asked once where it is, the answer is kept in the store."
-        )
-        raise ExtraMissing(msg) from error
-    except LensbaseError as error:
-        msg = (
-            f"the model of run {run.name!r} cannot be loaded to measure first-order and indirect "
-            f"effects ({error}). Asked once where it is at hand, the answer is kept in the store."
-        )
-        raise WeightsNotFound(msg) from error
 
 
 def _pictures(run: OpenRun, rows: I64) -> KnownPictures:

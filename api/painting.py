@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import numpy as np
 
 from ..schema.durable import sync_directory, write_parts
-from ..schema.errors import BadDescriptions, PainterFailed
+from ..schema.errors import BadDescriptions, BadManifest, PainterFailed
 from .printing import counted
 from .whole_numbers import whole
 
@@ -75,7 +75,8 @@ def generate(
     where it stopped: images of the same description and seed are kept. Images that were deleted
     after all had been painted stay away. `lensbase ingest STORE FOLDER/manifest.csv` brings the
     images into a store.
-    Raises `BadDescriptions` without any, `BadQuestion`, or `PainterFailed`.
+    Raises `BadDescriptions` without any, `BadQuestion`, `PainterFailed`, or `BadManifest` for one
+    that is there and cannot be read.
     """
     per_description = whole(per_description, "per_description", least=1, of="images")
     seed = whole(seed, "seed", least=0, of="a random sequence")
@@ -103,15 +104,19 @@ def generate(
 
 
 def read_manifest(path: Path) -> list[dict[str, str]]:
-    """The rows of a manifest as texts; none where there is no file."""
+    """The rows of a manifest as texts, none where there is no file; raises `BadManifest`."""
     if not path.is_file():
         return []
-    with path.open(encoding="utf-8", newline="") as file:
-        return [
-            {name: value for name, value in row.items() if isinstance(value, str)}
-            for row in csv.DictReader(file)
-            if row.get("path")
-        ]
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return [
+                {name: value for name, value in row.items() if isinstance(value, str)}
+                for row in csv.DictReader(file)
+                if row.get("path")
+            ]
+    except (UnicodeDecodeError, csv.Error) as error:
+        msg = f"{path} cannot be read as CSV ({error}); take it away to go by the images alone."
+        raise BadManifest(msg) from error
 
 
 def _plan(texts: Sequence[str], per_description: int, seed: int) -> Iterator[Planned]:

@@ -6,6 +6,7 @@ import csv
 import json
 import random
 import shutil
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,7 @@ from lensbase.schema.errors import (
     BadDescriptions,
     BadManifest,
     BadQuestion,
+    ExtraMissing,
     NoImages,
     PainterFailed,
     SourceNotFound,
@@ -206,6 +208,24 @@ def test_bad_painters_and_descriptions_are_named(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+# No UTF-8, and a field longer than the reader of CSV takes.
+UNREADABLE = (b"path\n\xff\xfe\n", b"path\n" + b"x" * 200_000 + b"\n")
+
+
+@pytest.mark.parametrize("content", UNREADABLE)
+def test_a_manifest_that_cannot_be_read_is_named(
+    run: OpenRun, tmp_path: Path, content: bytes
+) -> None:
+    (tmp_path / "manifest.csv").write_bytes(content)
+    for ask in (
+        lambda: generate(TEXTS, paint, tmp_path),
+        lambda: score(tmp_path, run, shown="pentagon", mistaken_for="hexagon"),
+    ):
+        with pytest.raises(BadManifest, match=r"manifest\.csv cannot be read as CSV.*take it away"):
+            ask()
+    assert (tmp_path / "manifest.csv").read_bytes() == content
+
+
 # Scoring
 
 
@@ -264,6 +284,18 @@ def test_a_model_that_is_not_at_hand_is_named(tmp_path: Path) -> None:
     stored: dict[str, Any] = {"shown": "sand", "mistaken_for": "water", "templates": "{}"}
     with pytest.raises(WeightsNotFound, match="cannot be loaded to see new images"):
         score(tmp_path / "images", run, **stored)
+
+
+def test_scoring_without_torch_says_what_to_install(
+    run: OpenRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run.texts, "_model", None)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    for module in [name for name in sys.modules if name.startswith("lensbase.ingest.")]:
+        monkeypatch.delitem(sys.modules, module)
+    told = r"needed to see new images, and torch is not installed: `pip install lensbase\[ingest\]`"
+    with pytest.raises(ExtraMissing, match=told):
+        score(tmp_path, run, shown="a red circle", mistaken_for="a blue square", templates="{}")
 
 
 def test_painted_images_can_be_ingested(run: OpenRun, world_store: Path, tmp_path: Path) -> None:

@@ -192,7 +192,7 @@ with open_store({str(moved)!r}) as store:
     assert done.returncode == 0, done.stderr
     same, other = done.stdout.splitlines()
     assert same == f"{first.rows()} {first.neurons.rows()}"
-    assert other.startswith(f"{ExtraMissing.__name__} first-order and indirect effects")
+    assert other.startswith(f"{ExtraMissing.__name__} the model of run 'r' is needed to measure")
     assert "pip install lensbase[ingest]" in other
     # Another classifier asks of the same measurement.
     labels = {color: f"a {color} thing" for color in COLORS}
