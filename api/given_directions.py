@@ -33,9 +33,10 @@ def given_directions(run: OpenRun, directions: Directions) -> GivenDirections:
     """
     given: Any = directions
     if not isinstance(given, Mapping) or not all(isinstance(one, str) for one in given):
+        layer = run.neurons.layers()[-1]
         msg = (
-            "directions= takes vectors by neuron, {'L9.N391': [...], ...}, such as "
-            "clip.neuron_effects(...).directions."
+            f"directions= takes vectors by neuron, {{'L{layer}.N0': [...], ...}}, such as "
+            f"clip.neuron_effects(clip.classifier(CLASSES), layer={layer}).directions."
         )
         raise BadQuestion(msg)
     if not given:

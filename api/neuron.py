@@ -67,9 +67,9 @@ class NeuronView:
         """
         k = whole(k, "k", least=0, of="images")
         neurons = self._run.neurons
-        best = neurons.top(self._neuron) if images is None and where is None else None
-        if best is not None and (k <= len(best[0]) or len(best[0]) < _kept(self._run)):
-            found = Ranking(best[0][:k], best[1][:k])
+        best = neurons.largest(self._neuron, k) if images is None and where is None else None
+        if best is not None:
+            found = Ranking(*best)
         else:
             rows = np.unique(self._run.images.select(images, where).rows)
             norms = neurons.column("norm", self._neuron, rows).astype(np.float32)
@@ -167,10 +167,3 @@ class NeuronView:
 
     def __repr__(self) -> str:
         return f"neuron {self.address} of run {self._run.name!r}"
-
-
-def _kept(run: OpenRun) -> int:
-    """How many rows a neuron's list of largest norms may have."""
-    from ..schema.by_neuron import TOP
-
-    return min(TOP, run.shape.images)

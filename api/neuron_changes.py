@@ -17,7 +17,6 @@ from ..queries.neuron_ablation import (
     mean_ablated,
     pairs_ablated,
 )
-from ..schema.by_neuron import TOP
 from ..schema.components import Neuron
 from ..schema.errors import BadQuestion
 from ..schema.snapshot import read_static
@@ -192,12 +191,14 @@ def _filled(out: F32, found: F32) -> F32:
 def _top_rows(effects: LayerEffects, count: int) -> Rows:
     """Rows [N, count or fewer] of every neuron's largest norms."""
     run = effects.run
-    if count <= TOP or run.shape.images <= TOP:
-        addresses = (Neuron(effects.layer, n) for n in range(run.neurons.count))
-        kept = [run.neurons.top(KeptNeuron(one, effects.place)) for one in addresses]
-        if found := [one[0][:count] for one in kept if one is not None]:
-            return np.stack(found)
-    return _top_of_blocks(effects, count)
+    found: list[Rows] = []
+    for number in range(run.neurons.count):
+        neuron = KeptNeuron(Neuron(effects.layer, number), effects.place)
+        best = run.neurons.largest(neuron, count)
+        if best is None:
+            return _top_of_blocks(effects, count)
+        found.append(best[0])
+    return np.stack(found)
 
 
 def _top_of_blocks(effects: LayerEffects, count: int) -> Rows:

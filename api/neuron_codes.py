@@ -54,9 +54,13 @@ class CodeQuestion:
     @property
     def note(self) -> str:
         """How the codes were made, for every result that shows them."""
-        pool = "of the texts given" if self.candidates.name is None else f"of {self.pool!r}"
-        atoms = f"texts {pool}, the pool's mean taken away" if self.center else f"texts {pool}"
-        return f"codes of {self.m} {atoms}"
+        centered = ", the pool's mean taken away" if self.center else ""
+        return f"codes of {self.m} {self.texts_note}{centered}"
+
+    @property
+    def texts_note(self) -> str:
+        """Which texts were asked of, for results that show no codes of them."""
+        return "texts " + ("of the texts given" if self.pool is None else f"of {self.pool!r}")
 
     @property
     def pool(self) -> str | None:

@@ -218,7 +218,8 @@ class NeuronQuestions:
         `images`, `where` and `label` are as in `accuracy`.
         Raises `NeuronsNotStored`, `BadAddress`, `UnknownComponent`, `ExtraMissing` without torch,
         `WeightsNotFound` without the model, `ImageFileMissing`, `SourceNotFound` or `UnknownImage`
-        without the pictures, or what `accuracy` raises.
+        without the pictures, `BadQuestion` in a copy of some images, which lacks that set, or what
+        `accuracy` raises.
         """
         return neuron_effects(
             self._run,
@@ -257,8 +258,8 @@ class NeuronQuestions:
         `seed`, "similar" ranks texts by `<v, t_j>` alone: two baselines of Table 3.3. The third
         takes `directions` of indirect effects, `clip.neuron_effects(...).directions`: vectors [d']
         by address, brought to unit length, with which these neurons alone are ranked (or drawn) and
-        coded, whatever their layer, so without `layers`. Columns `rank`, `text`, `score` and
-        `neurons`, how many of them hold the text.
+        coded, whatever their layer, so without `layers`. Columns `rank`, `text`, `score` and, but
+        for "similar", `neurons`, how many of them hold the text.
         Raises `NeuronsNotStored`, `BadQuestion`, `BadClasses`, `BadTemplate`, `UnknownPool` or
         `TextNotStored`, and for `directions` also `BadAddress`, `UnknownComponent` or `UnknownRun`.
         """

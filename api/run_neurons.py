@@ -13,7 +13,7 @@ import numpy.typing as npt
 from ..queries.neuron_maps import InputWeights
 from ..queries.text_votes import TextCodes
 from ..schema.arrays import RunShape
-from ..schema.by_neuron import ByNeuron, Quantity
+from ..schema.by_neuron import TOP, ByNeuron, Quantity
 from ..schema.components import Neuron, parse_component, split_run
 from ..schema.errors import (
     BadAddress,
@@ -48,12 +48,16 @@ class RunNeurons:
     """What the views of one run share about its neurons, each read when needed."""
 
     def __init__(
-        self, layout: Layout, row: Mapping[str, Any], shape: RunShape, arrays: Mapping[str, Any]
+        self,
+        layout: Layout,
+        row: Mapping[str, Any],
+        shape: RunShape,
+        arrays: Mapping[str, RowArray],
     ) -> None:
         self._layout = layout
         self._row = row
         self._shape = shape
-        self._arrays: Mapping[str, RowArray] = arrays
+        self._arrays = arrays
         self.codes: dict[tuple[int, str, int, bool], TextCodes] = {}
 
     @property
@@ -164,6 +168,14 @@ class RunNeurons:
     def top(self, neuron: KeptNeuron) -> tuple[Rows, F32] | None:
         """Rows of one neuron's largest norms, and the norms; None until the run is complete."""
         return None if self._by_neuron is None else self._by_neuron.top(self._flat(neuron))
+
+    def largest(self, neuron: KeptNeuron, k: int) -> tuple[Rows, F32] | None:
+        """The first `k` of `top`, or all images if they are fewer; None for more than it lists."""
+        listed = self.top(neuron)
+        # A shorter list than the longest has all images.
+        if listed is None or k > len(listed[0]) == TOP:
+            return None
+        return listed[0][:k], listed[1][:k]
 
     def need_input(self) -> RowArray:
         """What the neurons read at the patches; raises `NeuronInputNotStored`."""

@@ -80,7 +80,10 @@ def spurious_texts(
     }
     if source != "similar":
         columns["neurons"] = held
-    notes = [f"texts that pull {shown!r} toward {mistaken_for!r}", question.note]
+    notes = [
+        f"texts that pull {shown!r} toward {mistaken_for!r}",
+        question.texts_note if source == "similar" else question.note,
+    ]
     if source != "similar":
         if others is None:
             notes.insert(1, f"{neurons:,} neurons of {layers_named(chosen)}")
@@ -141,10 +144,14 @@ def _others(
     run: OpenRun, directions: Directions, layers: Layers, source: Source
 ) -> GivenDirections:
     if layers is not None:
-        msg = "directions= names its neurons itself; leave layers= out, or give one of the two."
+        layer = run.neurons.layers(layers)[-1]
+        msg = (
+            "directions= names its neurons itself; leave layers= out, or choose the layer in "
+            f"clip.neuron_effects(clip.classifier(CLASSES), layer={layer}).directions."
+        )
         raise BadQuestion(msg)
     if source == "similar":
-        msg = "source='similar' asks no neuron, so that directions= would change nothing."
+        msg = "source='similar' asks no neuron, so directions= would change nothing; leave it out."
         raise BadQuestion(msg)
     return given_directions(run, directions)
 

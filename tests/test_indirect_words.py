@@ -6,6 +6,7 @@ scikit-learn with coefficients to 1e-6, scores the literal sum to 1e-5.
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -246,6 +247,15 @@ def test_what_are_no_directions_is_a_named_error(
     given = make(directions[ADDRESSES[0]].astype(np.float64))
     with pytest.raises(error, match=said):
         clip.spurious_texts(SHOWN, OTHER, directions=given, **ASK)
+
+
+def test_the_call_that_is_named_works(clip: RunView) -> None:
+    with pytest.raises(BadQuestion) as caught:
+        clip.spurious_texts(SHOWN, OTHER, directions=[1.0], **ASK)  # type: ignore[arg-type]
+    (call,) = re.findall(r"clip\.neuron_effects\(.*\)\.directions", str(caught.value))
+    few = "neurons=1, images=[0, 1], label='color', layer="
+    found = eval(call.replace("layer=", few), {"clip": clip, "CLASSES": list(COLORS)})
+    assert len(clip.spurious_texts(SHOWN, OTHER, directions=found, **ASK)) > 0
 
 
 def test_directions_exclude_layers_and_similar_words(

@@ -206,6 +206,8 @@ def test_spurious_texts_are_the_votes_of_neurons_along_a_difference(
     assert similar["text"].tolist() == [stored.texts[place] for place in wanted]
     np.testing.assert_allclose(similar["score"], along[wanted], atol=1e-6)
     assert "neurons" not in similar.columns
+    assert "texts of 'scenes'" in str(similar.note)
+    assert "codes" not in str(similar.note)
 
     drawn = [
         clip.spurious_texts(shown, other, source="random", seed=seed, **ask)["score"].tolist()
