@@ -176,7 +176,7 @@ def test_the_top_images_of_a_neuron_share_what_its_texts_name(store: Store, scen
     What falls short of half: that single values are shared. For 0.48 of the neurons (0.22) some
     value that a text of positive weight states is in at least 10 of the 20 images, more often than
     by chance (p < 0.01 after Bonferroni over the 49 values); for 0.31 (0.06) the one value of
-    largest summed weight is (p < 0.01). Both are held to 1.9 and 2 times the shuffled rate.
+    largest summed weight is (p < 0.01). Of these two only twice the shuffled rate is claimed.
     """
     texts = text_pool()
     weights, top = weighted_texts(store), top_rows(store)
@@ -214,10 +214,6 @@ def test_the_top_images_of_a_neuron_share_what_its_texts_name(store: Store, scen
         f"{name}: {own:.3f} of neurons, {other:.3f} with the texts of another"
         for name, (own, other) in rates.items()
     )
-    own, other = rates["predicted"]
-    assert own >= 0.5, message
-    assert own >= 2 * other, message
-    own, other = rates["some_value"]
-    assert own >= 1.9 * other, message
-    own, other = rates["first_value"]
-    assert own >= 2 * other, message
+    assert rates["predicted"][0] >= 0.5, message
+    for own, other in rates.values():
+        assert own >= 2 * other, message
