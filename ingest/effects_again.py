@@ -92,7 +92,7 @@ def effects_again(
     pass an image and neuron. Raises `ImageFileMissing`, or what `pictures_again` and
     `measure_effects` raise.
     """
-    means, direct_mean = _reference_means(model, reference, layer=layer)
+    means = Interventions(model.visual, layer).token_means(reference.batches(model))
     width = model.info.embed_dim
     step = max(1, _FORMED // (4 * width * max(1, len(pictures.keys))))
     parts = [
@@ -101,12 +101,12 @@ def effects_again(
             pictures.batches(model),
             layer=layer,
             neurons=neurons[start : start + step],
-            means=means,
+            means=means.activation,
         )
         for start in range(0, len(neurons), step)
     ]
     return EffectsAgain(
-        first_order=(parts[0].direct_sum - direct_mean).astype(np.float32),
+        first_order=(parts[0].direct_sum - means.direct_sum).astype(np.float32),
         ablated=parts[0].ablated,
         direct_norm=np.concatenate([one.direct_norm.mean(0, dtype=np.float64) for one in parts]),
         indirect_norm=np.concatenate(
@@ -117,18 +117,3 @@ def effects_again(
             [one.indirect_explained.astype(np.float64) for one in parts]
         ),
     )
-
-
-def _reference_means(
-    model: LoadedModel, reference: KnownPictures, *, layer: int
-) -> tuple[F64, F64]:
-    """Mean activations [T+1, N] and the mean sum of first-order effects [E], from one pass."""
-    interventions = Interventions(model.visual, layer)
-    activation = np.zeros((interventions.tokens, interventions.neurons))
-    direct, images = np.zeros(model.info.embed_dim), 0
-    for batch in reference.batches(model):
-        observed = interventions.observe(batch)
-        activation += observed.activation.sum(0).cpu().double().numpy()
-        direct += interventions.direct_sum(observed).cpu().double().sum(0).numpy()
-        images += len(batch)
-    return activation / images, direct / images

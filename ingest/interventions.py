@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -72,6 +72,17 @@ class DirectEffects:
         return self.coefficient[..., None] * self.direction
 
 
+class TokenMeans(NamedTuple):
+    """Means over images, float64.
+
+    `activation` [T+1, N] of every neuron at every token, index 0 the class token; `direct_sum` [E]
+    of the sum of all the layer's first-order effects.
+    """
+
+    activation: F64
+    direct_sum: F64
+
+
 class Interventions:
     """Replaces activations of one layer's neurons by their per-token means, and looks at M.
 
@@ -122,28 +133,30 @@ class Interventions:
         return self._tower.grid[0] * self._tower.grid[1] + 1
 
     @torch.inference_mode()
-    def token_means(self, batches: Iterable[Tensor]) -> F64:
-        """Mean activation of every neuron at every token, [T+1, N], index 0 the class token.
+    def token_means(self, batches: Iterable[Tensor]) -> TokenMeans:
+        """Means over batches of preprocessed images [B, 3, height, width], summed in float64.
 
-        Over batches of preprocessed images [B, 3, height, width], summed in float64. Raises
-        BadSelection where there is no image.
+        Raises BadSelection where there is no image.
         """
         total, images = np.zeros((self.tokens, self.neurons)), 0
+        direct = np.zeros(self._tower.embed_dim)
         for batch in batches:
-            activation = self._until(batch, class_token_only=False)[1]
-            # Apple's devices have no float64.
-            like = activation.cpu() if activation.device.type == "mps" else activation
-            total += like.sum(0, dtype=torch.float64).cpu().numpy()
+            observed = self._observed(batch, class_token_only=False)
+            total += _summed(observed.activation)
+            direct += _summed(self.direct_sum(observed))
             images += len(batch)
         if images == 0:
             msg = "No mean activations: there is no image to take them from."
             raise BadSelection(msg)
-        return total / images
+        return TokenMeans(total / images, direct / images)
 
     @torch.inference_mode()
     def observe(self, images: Tensor) -> Observed:
         """Run a batch of preprocessed images [B, 3, height, width] through the network once."""
-        stream, activation = self._until(images, class_token_only=self._last)
+        return self._observed(images, class_token_only=self._last)
+
+    def _observed(self, images: Tensor, *, class_token_only: bool) -> Observed:
+        stream, activation = self._until(images, class_token_only=class_token_only)
         final = self._after(stream)
         sigma = (final.var(1, correction=0) + self._tower.norm.eps).sqrt()
         return Observed(
@@ -175,9 +188,9 @@ class Interventions:
     def indirect(self, observed: Observed, neurons: Sequence[int], *, means: Means) -> Tensor:
         """Indirect effects [B, n, E]: M minus M with that one neuron at its mean, in every token.
 
-        `means` [T+1, N] as `token_means` gives them. Many replacements run at a time, as many as
-        the memory allows. Raises UnknownComponent for neurons that the layer lacks, BadMeans for
-        means of another shape.
+        `means` [T+1, N] are `token_means`' of the activation. Many replacements run at a time, as
+        many as the memory allows. Raises UnknownComponent for neurons that the layer lacks,
+        BadMeans for means of another shape.
         """
         chosen, held = self._chosen(neurons), self._held(means)
         images, count = len(observed.stream), len(chosen)
@@ -273,6 +286,13 @@ class Interventions:
             raise BadMeans(msg)
         held = given.to(self._dtype).to(self._device)
         return held[:1] if self._last else held
+
+
+def _summed(values: Tensor) -> F64:
+    """The sum over the first axis, in float64."""
+    # Apple's devices have no float64.
+    like = values.cpu() if values.device.type == "mps" else values
+    return like.sum(0, dtype=torch.float64).cpu().numpy()
 
 
 def _copied(visual: nn.Module, dtype: torch.dtype) -> nn.Module:

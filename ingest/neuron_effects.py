@@ -54,13 +54,6 @@ class MeasuredEffects:
         return np.abs(self.direct_coefficient) * np.linalg.norm(self.direct_direction, axis=1)
 
 
-def measure_token_means(
-    model: LoadedModel, batches: Iterable[Tensor], *, layer: int
-) -> npt.NDArray[np.float64]:
-    """Mean activation [T+1, N] of a layer's neurons: see `Interventions.token_means`."""
-    return Interventions(model.visual, layer).token_means(batches)
-
-
 def measure_effects(
     model: LoadedModel,
     batches: Iterable[Tensor],
@@ -74,9 +67,9 @@ def measure_effects(
 ) -> MeasuredEffects:
     """Measure effects of chosen neurons over batches of images [B, 3, height, width].
 
-    `means` [T+1, N] as `measure_token_means` gives them; the passes run in `dtype`, float32 or
-    float64. The indirect effects, 4 K n E bytes, are kept until the end, because which `count` are
-    largest depends on their mean: give fewer neurons a call where that is too much. Raises
+    `means` [T+1, N] as `Interventions.token_means` gives them; the passes run in `dtype`, float32
+    or float64. The indirect effects, 4 K n E bytes, are kept until the end, because which `count`
+    are largest depends on their mean: give fewer neurons a call where that is too much. Raises
     UnknownComponent, BadMeans, UnsupportedModel, and BadSelection where there is no image.
     """
     interventions = Interventions(model.visual, layer, memory=memory, dtype=dtype)

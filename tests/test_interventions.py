@@ -26,7 +26,7 @@ from vision_reference import images_for, make_tower, off
 from lensbase.ingest.decompose import Decomposer, Kept, projection_weights
 from lensbase.ingest.interventions import Interventions, _copied
 from lensbase.ingest.models import load_model
-from lensbase.ingest.neuron_effects import measure_effects, measure_token_means
+from lensbase.ingest.neuron_effects import measure_effects
 from lensbase.ingest.world.model import normalize_images
 from lensbase.ingest.world.render import render
 from lensbase.ingest.world.scenes import UNIFORM_COUNTS, Sampling, sample_scenes
@@ -50,7 +50,7 @@ def check_against_hooks(
     visual = _copied(visual, torch.float64)
     original = Original(visual, images)
     hidden, whole = original.activations(layer), original.representation()
-    means = made.token_means(images.split(2))
+    means = made.token_means(images.split(2)).activation
     observed = made.observe(images)
     seen = [literal.run(visual, image) for image in images]
     weights = seen[0].weights
@@ -136,7 +136,7 @@ def test_how_many_run_at_a_time_changes_nothing(
     images = images_for(visual, count)
     whole = Interventions(visual, layer)
     few = Interventions(visual, layer, memory=at_a_time * whole._pass_bytes())
-    means = whole.token_means([images])
+    means = whole.token_means([images]).activation
     neurons = [5, 0, 5, whole.neurons - 1]
     effects = whole.indirect(whole.observe(images), neurons, means=means)
     again = few.indirect(few.observe(images), neurons, means=means)
@@ -154,7 +154,7 @@ def test_a_neuron_that_never_varies_can_be_replaced_without_a_difference(layer: 
     mlp.c_fc.weight[[2, 9]] = 0
     mlp.c_fc.bias[[2, 9]] = 1.5  # on, but the same everywhere
     made = Interventions(visual, layer)
-    means = made.token_means([images])
+    means = made.token_means([images]).activation
     observed = made.observe(images)
     lengths = observed.representation.norm(dim=1)[:, None]
     effects = made.indirect(observed, [2, 3, 9], means=means).norm(dim=2) / lengths
@@ -170,7 +170,7 @@ def test_one_neuron_alone_is_a_set_of_one() -> None:
     images = images_for(visual, 4)
     for layer in range(4):
         made = Interventions(visual, layer)
-        means, observed = made.token_means([images]), made.observe(images)
+        means, observed = made.token_means([images]).activation, made.observe(images)
         effects = made.indirect(observed, [4, 11], means=means)
         for i, neuron in enumerate((4, 11)):
             alone = made.ablated(observed, means=means, neurons=[neuron])
@@ -232,7 +232,7 @@ def test_the_memory_allowed_bounds_what_runs_at_a_time() -> None:
         every = Interventions(visual, layer)
         memory = 10 * every._pass_bytes()
         made = Interventions(visual, layer, memory=memory)
-        means, observed = made.token_means([images]), made.observe(images)
+        means, observed = made.token_means([images]).activation, made.observe(images)
         with _Largest() as largest:
             found = made.indirect(observed, range(48), means=means)
         result = found.numel()
@@ -250,7 +250,8 @@ def test_measured_effects_are_those_of_all_batches_together() -> None:
     model = load_model("world")
     images = scenes(30)
     for layer in (2, len(cast("Any", model.visual).transformer.resblocks) - 1):
-        means = measure_token_means(model, images.split(7), layer=layer)
+        of_tokens = Interventions(model.visual, layer).token_means(images.split(7))
+        means = of_tokens.activation
         neurons = [0, 5, 17, 100]
         found = measure_effects(
             model,
@@ -266,7 +267,7 @@ def test_measured_effects_are_those_of_all_batches_together() -> None:
         direct = made.direct(observed, neurons)
         formed = made.indirect(observed, neurons, means=means).numpy()
         errors = {
-            "means": off(means, made.token_means([images])),
+            "means": off(means, made.token_means([images]).activation),
             "representation": off(found.representation, observed.representation),
             "ablated": off(found.ablated, made.ablated(observed, means=means)),
             "direct": off(
@@ -274,6 +275,7 @@ def test_measured_effects_are_those_of_all_batches_together() -> None:
             ),
             "direct norms": off(found.direct_norm, direct.norm),
             "direct sum": off(found.direct_sum, made.direct_sum(observed)),
+            "its mean": off(of_tokens.direct_sum, made.direct_sum(observed).mean(0)),
         }
         assert max(errors.values()) < LIMIT, errors
         assert found.neurons == (0, 5, 17, 100)
@@ -294,7 +296,7 @@ def test_in_the_last_layer_the_indirect_effect_is_near_the_direct_one_minus_its_
     images = scenes(24)
     layer = len(cast("Any", model.visual).transformer.resblocks) - 1
     made = Interventions(model.visual, layer)
-    means, observed = made.token_means([images]), made.observe(images)
+    means, observed = made.token_means([images]).activation, made.observe(images)
     neurons = range(made.neurons)
     indirect = made.indirect(observed, neurons, means=means).flatten().numpy()
     mean = torch.from_numpy(means[0]).float() / observed.sigma[:, None]
@@ -313,7 +315,7 @@ def test_what_does_not_fit_is_refused_by_name() -> None:
     with pytest.raises(UnsupportedModel, match=r"torch\.float64"):
         Interventions(model.visual, 1, dtype=torch.bfloat16)
     made = Interventions(model.visual, 1)
-    means, observed = made.token_means([images]), made.observe(images)
+    means, observed = made.token_means([images]).activation, made.observe(images)
     for neurons in ([made.neurons], [0, -1], [], [0.5], ["L1.N3"], [[1]]):
         for ask in (made.indirect, made.ablated):
             with pytest.raises(UnknownComponent, match=f"0 to {made.neurons - 1}"):
