@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from ..schema.layout import Layout
 from .store import open_store
 
 
-def finalize_run(store: str | os.PathLike[str], run: str | None = None) -> str:
+def finalize_run(
+    store: str | os.PathLike[str],
+    run: str | None = None,
+    *,
+    notice: Callable[[str], None] = lambda _: None,
+) -> str:
     """Complete a run, by default the only one, and publish it; return its name.
 
     Summaries, effects and TEXTSPAN are computed once every segment is committed; a run that is
-    complete stays as it is. Raises `RunIncomplete` where segments are missing, `UnknownRun` or
-    `AmbiguousRun`.
+    complete stays as it is. `notice` is told what is waited for. Raises `RunIncomplete` where
+    segments are missing, `UnknownRun` or `AmbiguousRun`.
     """
     with open_store(store) as opened:
         name = opened.run(run).name
@@ -23,5 +29,5 @@ def finalize_run(store: str | os.PathLike[str], run: str | None = None) -> str:
         )
     from ..ingest.finalize import finalize
 
-    finalize(Layout(Path(store)), number)
+    finalize(Layout(Path(store)), number, notice=notice)
     return name

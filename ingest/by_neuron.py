@@ -22,12 +22,12 @@ from ..schema.by_neuron import (
     extents,
     top_arrays,
 )
+from ..schema.catalog import publish_lock, whole_generations
 from ..schema.layout import Layout
 from ..schema.shards import RowArray, encode_shard, shard_path
-from ..schema.snapshot import read_static
+from ..schema.snapshot import connect, read_static
 
 _ROWS = 256  # transposed at a time: both sides stay in the cache
-_LABELS_KEPT = 2  # the one of the generation before may still be read
 
 
 @dataclass
@@ -102,16 +102,48 @@ def write_by_neuron(
     return summary
 
 
-def remove_earlier(layout: Layout, folder: str) -> None:
-    """Remove what finalizing wrote under labels that no kept generation can refer to."""
-    found = layout.by_neuron(folder).glob("*-*")
-    labels = {int(path.name.rsplit("-", 1)[1]) for path in found}
-    for left in layout.segment_dir(folder).glob(f"by_neuron-*{durable.PARTIAL}"):
-        left.unlink(missing_ok=True)
-    for label in sorted(labels)[:-_LABELS_KEPT]:
-        layout.by_neuron_manifest(folder, label).unlink(missing_ok=True)
-        for path in layout.by_neuron(folder).glob(f"*-{label}"):
-            shutil.rmtree(path, ignore_errors=True)
+def remove_earlier(layout: Layout, folder: str, *, written: int) -> None:
+    """Remove what finalizing wrote under labels that no kept generation names.
+
+    That just `written` stays in any case, and so does everything where a kept catalogue cannot be
+    read: `lensbase rollback` may be under way.
+    """
+    # Nobody publishes or removes a generation meanwhile.
+    with publish_lock(layout):
+        named = _named_labels(layout, folder)
+        for left in layout.segment_dir(folder).glob(f"by_neuron-*{durable.PARTIAL}"):
+            left.unlink(missing_ok=True)
+        if named is None:
+            return
+        found = layout.by_neuron(folder).glob("*-*")
+        for label in {int(path.name.rsplit("-", 1)[1]) for path in found} - named - {written}:
+            layout.by_neuron_manifest(folder, label).unlink(missing_ok=True)
+            for path in layout.by_neuron(folder).glob(f"*-{label}"):
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _named_labels(layout: Layout, folder: str) -> set[int] | None:
+    """The labels of a run that kept catalogues name; None where one cannot be read."""
+    import duckdb
+
+    named: set[int] = set()
+    for generation in whole_generations(layout):
+        try:
+            with connect(layout.catalog(generation)) as connection:
+                has_labels = connection.execute(
+                    "SELECT 1 FROM duckdb_columns() "
+                    "WHERE table_name = 'run' AND column_name = 'by_neuron'"
+                ).fetchone()
+                if has_labels is None:  # written before runs had neurons
+                    continue
+                rows = connection.execute(
+                    "SELECT by_neuron FROM run WHERE folder = ? AND by_neuron IS NOT NULL",
+                    [folder],
+                ).fetchall()
+        except duckdb.Error:
+            return None
+        named |= {label for (label,) in rows}
+    return named
 
 
 def _shards(shape: RunShape) -> list[range]:

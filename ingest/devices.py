@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..schema.errors import DeviceNotFound
+from .free_memory import free_memory
 from .neuron_layers import trace_bytes
 
 if TYPE_CHECKING:
@@ -59,11 +60,11 @@ def fix_threads(threads: int) -> None:
 
 
 def neuron_memory(model: LoadedModel) -> int:
-    """Bytes that the neurons' Gram matrices may take where nothing is said: a quarter of free."""
+    """Bytes that fitting neurons may take where nothing is said: a quarter of what is free."""
     device = next(model.model.parameters()).device
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] // 4
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
+    return free_memory() // 4
 
 
 def free_batch_size(model: LoadedModel, neuron_layers: Sequence[int] = ()) -> int:

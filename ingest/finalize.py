@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -30,32 +30,40 @@ from ..schema.snapshot import (
 from ..schema.tables import HeadRow, HeadText, Layer, Model, Pool, PoolModel, Run
 from .by_neuron import Summary, remove_earlier, write_by_neuron
 from .neuron_summary import find_neuron_texts, summarize_neurons
-from .publish import take_in
+from .publish import run_gone, take_in
 
 MOST_EFFECT_ROWS = 100_000_000
 TEXTS_KEPT = 20
 
 
-def finalize(layout: Layout, run_id: int) -> None:
+def finalize(
+    layout: Layout, run_id: int, *, notice: Callable[[str], None] = lambda _: None
+) -> None:
     """Complete a run whose segments are all committed, and publish it.
 
-    Raises `RunIncomplete`, with the segments that are missing, and does nothing to a run that
-    is already complete.
+    `notice` is told where another process does it, and is waited for. Raises `RunIncomplete`, with
+    the segments that are missing, and `UnknownRun` where it has gone; does nothing to a run that is
+    already complete.
     """
     found = _run_row(layout, run_id)
     shape = run_shape(found)
     if not shape.neuron_layers:
         _publish(layout, run_id, shape)
         return
+
+    def waiting() -> None:
+        notice("Another process completes this run, or fits its neurons: waiting for it.")
+
     # Long for many neurons: beside the publish lock, but only one process does it.
-    with lock_when_free(layout.run_lock(found["folder"]), found["name"], shape.segments):
+    lock = layout.run_lock(found["folder"])
+    with lock_when_free(lock, found["name"], shape.segments, waiting=waiting):
         if _run_row(layout, run_id)["status"] == "complete":
             return
         _check_whole(layout, found)
         label = current_generation(layout) + 1
         summary = write_by_neuron(layout, found["folder"], shape, label=label, version=str(run_id))
         _publish(layout, run_id, shape, neurons=(label, summary))
-        remove_earlier(layout, found["folder"])
+        remove_earlier(layout, found["folder"], written=label)
         shutil.rmtree(layout.passes(found["folder"]), ignore_errors=True)
 
 
@@ -84,9 +92,12 @@ def _publish(
 def _run_row(layout: Layout, run_id: int) -> dict[str, Any]:
     snapshot = open_snapshot(layout.root)
     try:
-        return next(row for row in snapshot.run_rows() if row["run_id"] == run_id)
+        found = next((row for row in snapshot.run_rows() if row["run_id"] == run_id), None)
     finally:
         snapshot.connection.close()
+    if found is None:
+        raise run_gone()
+    return found
 
 
 def _check_whole(layout: Layout, run: dict[str, Any]) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_args
 
 from ..schema.arrays import Storage, segment_rows_for
 from ..schema.catalog import create_store, publishing
 from ..schema.components import check_name, slug
-from ..schema.errors import BadPart, BadQuestion, BadSelection, RunMismatch
+from ..schema.errors import BadPart, BadQuestion, BadSelection, BadSize, RunMismatch
 from ..schema.layout import Layout
 from ..schema.locks import lock_segments
 from ..schema.snapshot import open_snapshot
@@ -22,7 +23,8 @@ from .devices import choose_device, default_threads, free_batch_size, neuron_mem
 from .finalize import find_texts
 from .models import load_model
 from .neuron_layers import choose_neuron_layers, one_width, plan_passes
-from .neuron_stage import Notice, Progress, neuron_weights
+from .neuron_stage import Notice, Progress
+from .neuron_weights import neuron_weights
 from .publish import published_segments
 from .segment_job import SegmentJob
 from .settings import Settings, choose_layers
@@ -91,12 +93,13 @@ def ingest(
     `neurons` keeps the second-order effects of layers' neurons (T3.3): "default", the three before
     the last, "all" but the last, or a choice as for heads; they are first fitted to `reference`
     images, by default 5,000 spread over the run. `neuron_input` also keeps what these layers' MLPs
-    read, for activation maps. Layers whose Gram matrices exceed `memory` bytes together (by
-    default a quarter of what is free) take several passes. `progress` is told images done and in
-    all, from the start again at each pass, and `notice` what begins. The same call again goes on
-    where the last one stopped, and gives the same bytes.
+    read, for activation maps. Layers whose Gram matrices and fit exceed `memory` bytes together
+    (by default a quarter of what is free) take several passes. `progress` is told images done and
+    in all, from the start again at each pass, and `notice` what begins. The same call again goes
+    on where the last one stopped, and gives the same bytes.
 
-    Raises `NoSecondOrderEffect` for neurons of the last layer, `MemoryTooSmall`, `RunBusy` while
+    Raises `NoSecondOrderEffect` for neurons of the last layer, `MemoryTooSmall`, `NoImages` where
+    no image that neurons could be fitted to can be read, `ImagesChanged`, `RunBusy` while
     another process writes the run, `RunMismatch` where it was begun with other settings (or
     exists, with `resume=False`), and what models and sources raise.
     """
@@ -104,7 +107,7 @@ def ingest(
     storage, segment_rows = _storage(storage), _segment_rows(segment_rows)
     if neurons in (None, "none", (), []):
         _no_neuron_options(neuron_input=neuron_input, reference=reference, memory=memory)
-    images_fitted_to = _reference(reference)
+    images_fitted_to, memory = _reference(reference), _memory(memory)
     source = open_source(images, limit=limit, where=where)
     table = source.table()
     device = choose_device(devices)
@@ -155,7 +158,7 @@ def ingest(
             add_to_run(layout, begun.run_id, pool=pool, model=loaded)
         tell, say = progress or _silently, notice or _say_nothing
         job.run(mine, workers=workers, progress=tell, notice=say)
-        rejected, complete = job.close()
+        rejected, complete = job.close(notice=say)
     return Ingested(name, table.num_rows, rejected, complete)
 
 
@@ -180,10 +183,9 @@ def _begin_or_resume(
     given = request.settings
     if known is None:
         layers = given.neuron_layers
-        allowed = neuron_memory(loaded) if memory is None else memory
         settings = replace(
             given,
-            neuron_passes=plan_passes(loaded.visual, layers, memory=allowed) if layers else (),
+            neuron_passes=_passes(loaded, given, memory=memory) if layers else (),
             batch_size=given.batch_size or free_batch_size(loaded, given.neuron_layers),
             threads=given.threads or default_threads(),
         )
@@ -217,6 +219,17 @@ def _begin_or_resume(
     return BegunRun(known["run_id"], known["folder"], settings)
 
 
+def _passes(
+    loaded: LoadedModel, settings: Settings, *, memory: int | None
+) -> tuple[tuple[int, ...], ...]:
+    return plan_passes(
+        loaded.visual,
+        settings.neuron_layers,
+        images=settings.reference,
+        memory=neuron_memory(loaded) if memory is None else memory,
+    )
+
+
 def _say_nothing(message: str) -> None:
     """Tell nobody what begins."""
 
@@ -232,10 +245,22 @@ def _no_neuron_options(**given: bool | int | None) -> None:
 
 
 def _reference(asked: int | None) -> int:
-    if asked is not None and asked < 1:
-        msg = f"a reference set of {asked} images fits nothing; ask for one image at least."
+    if asked is not None and not _counts(asked):
+        msg = f"a reference set of {asked!r} images fits nothing; ask for one image at least."
         raise BadSelection(msg)
-    return asked or _REFERENCE
+    return _REFERENCE if asked is None else int(asked)
+
+
+def _memory(allowed: int | None) -> int | None:
+    if allowed is not None and not _counts(allowed):
+        msg = f"memory={allowed!r} is no number of bytes; give a whole one, such as 4_000_000_000."
+        raise BadSize(msg)
+    return None if allowed is None else int(allowed)
+
+
+def _counts(value: object) -> bool:
+    """Whether something is a whole number of at least 1."""
+    return not isinstance(value, bool) and isinstance(value, Integral) and int(value) >= 1
 
 
 def _silently(done: int, total: int) -> None:

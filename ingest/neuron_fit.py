@@ -2,7 +2,7 @@
 
 Two passes over the reference images, because which effects are largest depends on their mean:
 the first sums factors and keeps norms, the second keeps each neuron's largest ||phi - b||. No
-effect is formed; what is kept is a mean and `count` rows of factors a neuron (`fit_bytes`).
+effect is formed: kept are a mean and `count` rows of factors a neuron (`neuron_layers.fit_bytes`).
 """
 
 from __future__ import annotations
@@ -37,29 +37,22 @@ class FittedNeurons:
 
     mean b_n [N, E]; direction r_n [N, E], of unit length (0 for a neuron that never varies);
     explained [N], the first component's share of the largest effects' mean square;
-    threshold [N], the 98th percentile of ||phi||, and mean_norm [N], its mean; rows [N, S], the
-    reference rows behind r_n, largest ||phi - b|| first.
+    threshold [N], the 98th percentile of ||phi||; rows [N, S], the reference rows behind r_n,
+    largest ||phi - b|| first.
     """
 
     mean: F32
     direction: F32
     explained: F32
     threshold: F32
-    mean_norm: F32
     rows: npt.NDArray[np.int64]
-
-
-def fit_bytes(second_order: SecondOrder, layer: int, *, images: int, count: int = LARGEST) -> int:
-    """Bytes that fitting one layer keeps for that many reference images."""
-    neurons, paths = second_order.neurons(layer), second_order.paths(layer)
-    return neurons * (8 * paths + 4 * images + min(count, images) * (4 * paths + 12))
 
 
 class NeuronFit:
     """Fits the neurons of a `SecondOrder`'s layers: `observe` all batches, then `select` all.
 
     Both are given every batch's finished trace and its rows [B] (ascending over the batches, the
-    same in both passes); `usable` [B] leaves rejected images out. `fitted` ends it.
+    same in both passes). `fitted` ends it.
     """
 
     def __init__(self, second_order: SecondOrder, *, count: int = LARGEST) -> None:
@@ -71,10 +64,10 @@ class NeuronFit:
         self._largest: dict[int, _Largest] = {}
 
     @torch.inference_mode()
-    def observe(self, trace: Trace, *, usable: Tensor | None = None) -> None:
+    def observe(self, trace: Trace) -> None:
         """First pass: sum factors, keep norms."""
         for layer in self._second_order.layers:
-            factors = _usable(trace.factors(layer), usable)
+            factors = trace.factors(layer)
             sums = factors.sum(0, dtype=_exact(factors))
             self._sums[layer] = self._sums[layer] + sums if layer in self._sums else sums
             norms = effect_norms(factors, self._second_order.root(layer))
@@ -83,15 +76,15 @@ class NeuronFit:
         self._images = sum(map(len, first))
 
     @torch.inference_mode()
-    def select(self, trace: Trace, rows: Tensor, *, usable: Tensor | None = None) -> None:
+    def select(self, trace: Trace, rows: Tensor) -> None:
         """Second pass: keep the largest ||phi - b||; equal ones by ascending row."""
         for layer in self._second_order.layers:
-            factors = _usable(trace.factors(layer), usable)
+            factors = trace.factors(layer)
             apart = factors - self._mean(layer).to(factors)
             norms = effect_norms(apart, self._second_order.root(layer))
             if layer not in self._largest:
                 self._largest[layer] = _Largest(min(self._count, self._images))
-            self._largest[layer].add(norms, apart, _usable(rows.to(norms.device), usable))
+            self._largest[layer].add(norms, apart, rows.to(norms.device))
 
     def state(self) -> dict[str, Tensor]:
         """Everything taken in so far, for `restore` to go on from; copied to the CPU."""
@@ -118,9 +111,9 @@ class NeuronFit:
                 self._largest[layer] = kept
 
     def fitted(self, layer: int) -> FittedNeurons:
-        """What was found for one layer; raises BadSelection where no image was usable."""
+        """What was found for one layer; raises BadSelection where there was no image."""
         if layer not in self._largest or self._images == 0:
-            msg = "No neuron directions: no usable reference image in both passes."
+            msg = "No neuron directions: no reference image in both passes."
             raise BadSelection(msg)
         largest, root = self._largest[layer], self._second_order.root(layer)
         rows, factors = largest.rows.cpu().numpy(), largest.factors
@@ -139,13 +132,12 @@ class NeuronFit:
             direction=combine(layer, torch.from_numpy(found)).cpu().numpy(),
             explained=explained.astype(np.float32),
             threshold=np.percentile(norms, PERCENTILE, axis=0).astype(np.float32),
-            mean_norm=norms.mean(0, dtype=np.float64).astype(np.float32),
             rows=rows,
         )
 
     def _mean(self, layer: int) -> Tensor:
         if self._images == 0:
-            msg = "No mean effect: observe() has seen no usable reference image."
+            msg = "No mean effect: observe() has seen no reference image."
             raise BadSelection(msg)
         return self._sums[layer] / self._images
 
@@ -181,10 +173,6 @@ class _Largest:
         self._norms, order = self._norms[:, : self._count], order[:, : self._count]
         self.rows = numbers.gather(1, order)
         self.factors = moved.gather(1, order[..., None].expand(-1, -1, moved.shape[2]))
-
-
-def _usable(numbers: Tensor, usable: Tensor | None) -> Tensor:
-    return numbers if usable is None else numbers[usable.to(numbers.device)]
 
 
 def _exact(like: Tensor) -> torch.dtype:

@@ -1,13 +1,15 @@
 """Which MLP layers' neurons a pass can take in, and what they cost in memory.
 
 A neuron of layer l acts through the J pairs of later layer and head (`second_order`), so early
-layers cost most: 2.2 GB for the first of ViT-L-14, 18 GB for all of them, read in several passes.
+layers cost most. The roots of ViT-L-14's first take 2.2 GB and those of all 18 GB, and what a fit
+to 5,000 images keeps takes as much again and more: read in several passes.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..queries.second_order import LARGEST
 from ..schema.errors import MemoryTooSmall, NoSecondOrderEffect, UnsupportedModel
 from .settings import choose_layers
 from .tower import read_tower
@@ -80,6 +82,18 @@ def root_bytes(visual: nn.Module, layer: int) -> int:
     return 4 * neuron_count(tower, layer) * path_count(tower, layer) ** 2
 
 
+def fit_bytes(visual: nn.Module, layer: int, *, images: int, count: int = LARGEST) -> int:
+    """Bytes that `NeuronFit` keeps of one layer for that many reference images.
+
+    A mean in float64 and all norms, and of `count` images factors, norms and rows. Raises as
+    `root_bytes` does.
+    """
+    tower = read_tower(visual)
+    check_layers((layer,), len(tower.blocks))
+    neurons, paths = neuron_count(tower, layer), path_count(tower, layer)
+    return neurons * (8 * paths + 4 * images + min(count, images) * (4 * paths + 12))
+
+
 def trace_bytes(visual: nn.Module, layers: Sequence[int]) -> int:
     """Bytes for one image more in a batch: what a trace of those layers keeps, and one's factors.
 
@@ -96,22 +110,26 @@ def trace_bytes(visual: nn.Module, layers: Sequence[int]) -> int:
 
 
 def plan_passes(
-    visual: nn.Module, layers: Sequence[int], *, memory: int
+    visual: nn.Module, layers: Sequence[int], *, images: int, memory: int
 ) -> tuple[tuple[int, ...], ...]:
-    """Divide neuron layers over passes, each with `root_bytes` of at most `memory` together.
+    """Divide neuron layers over passes, each of at most `memory` bytes.
 
+    Those are the `root_bytes` of its layers and their `fit_bytes` for that many reference images.
     First-fit from the largest layer on; layers ascend within a pass. Raises `MemoryTooSmall` where
     one layer alone does not fit, and for layers as `SecondOrder` does.
     """
     check_layers(layers, len(read_tower(visual).blocks))
-    sizes = {layer: root_bytes(visual, layer) for layer in layers}
+    sizes = {
+        layer: root_bytes(visual, layer) + fit_bytes(visual, layer, images=images)
+        for layer in layers
+    }
     passes: list[list[int]] = []
     for layer in sorted(sizes, key=lambda layer: -sizes[layer]):
         if sizes[layer] > memory:
             msg = (
-                f"the Gram matrices of layer {layer}'s neurons need {sizes[layer]:,} bytes, more "
-                f"than the {memory:,} allowed: allow that much with --memory, or leave the layer "
-                "out of --neurons"
+                f"to fit layer {layer}'s neurons to {images:,} images takes {sizes[layer]:,} "
+                f"bytes, more than the {memory:,} allowed: allow that much with --memory, leave "
+                "the layer out of --neurons, or fit to fewer images with --reference"
             )
             raise MemoryTooSmall(msg)
         room = [one for one in passes if sum(map(sizes.__getitem__, one)) + sizes[layer] <= memory]

@@ -85,19 +85,18 @@ class Projection:
             self._threshold[layer] = torch.from_numpy(found.threshold).to(like)
 
     @torch.inference_mode()
-    def __call__(self, trace: Trace, large: Tensor | None = None) -> NeuronEffects:
+    def __call__(self, trace: Trace, *, known_large: Tensor | None = None) -> NeuronEffects:
         """Give the numbers of a finished batch.
 
-        `large` [B, Ln, N] says which neurons' norms count as above their thresholds, where that
-        is known already.
+        `known_large` [B, Ln, N] says which neurons' norms count as above their thresholds, where
+        that is known already.
         """
         found: list[tuple[Tensor, ...]] = []
-        known = large
         for place, layer in enumerate(self.second_order.layers):
             factors = trace.factors(layer)
             norm = effect_norms(factors, self.second_order.root(layer))
             above = norm.to(self._stored).float() > self._threshold[layer]
-            large = above if known is None else known[:, place].to(above)
+            large = above if known_large is None else known_large[:, place].to(above)
             coefficient = inner_products(factors, self._folded[layer]) - self._offset[layer]
             total, bias = trace.total(layer), trace.bias(layer)
             large_total = trace.masked_total(layer, large, factors=factors)

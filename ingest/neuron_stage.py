@@ -10,62 +10,38 @@ Both stages go on where a killed process stopped.
 from __future__ import annotations
 
 import shutil
-import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from safetensors.torch import load_file, save
 
 from ..schema import durable
-from ..schema.arrays import RunShape
-from ..schema.errors import ImagesChanged
-from ..schema.layout import Layout
+from ..schema.errors import ImagesChanged, NoImages
 from ..schema.locks import lock_when_free
-from ..schema.shards import read_whole
 from .begin import commit_fitted
 from .decompose import Decomposer, Kept
+from .fit_state import KeptState, Reached, ReferenceImage
 from .loading import batches
+from .neuron_arrays import fitted_arrays, stored_projection
 from .neuron_fit import FittedNeurons, NeuronFit
-from .neuron_projection import NeuronEffects, Projection
-from .second_order import SecondOrder
-from .tower import read_tower
+from .second_order import SecondOrder, Trace
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    import numpy.typing as npt
 
+    from ..schema.arrays import RunShape
+    from ..schema.layout import Layout
     from .loading import Batch
     from .models import LoadedModel
+    from .neuron_projection import Projection
     from .settings import Settings
     from .sources import Source
 
-Arrays = dict[str, npt.NDArray[Any]]
 Progress = Callable[[int, int], None]
 Notice = Callable[[str], None]
-
-_SECONDS = 60.0  # between two states of a fit that are kept
-# What the arrays of a run call a batch's numbers.
-EFFECTS = {
-    "neuron_norm": "norm",
-    "neuron_coefficient": "coefficient",
-    "neuron_sum": "total",
-    "neuron_sum_large": "large_total",
-    "neuron_mean_large": "large_mean",
-    "neuron_bias": "bias",
-}
-_FITTED = {
-    "neuron_mean": "mean",
-    "neuron_direction": "direction",
-    "neuron_explained": "explained",
-    "neuron_threshold": "threshold",
-    "neuron_reference_norm": "mean_norm",
-    "neuron_reference_top": "rows",
-}
 
 
 @dataclass(frozen=True)
@@ -82,7 +58,11 @@ class NeuronStage:
     workers: int
 
     def fit(self, *, progress: Progress, notice: Notice) -> None:
-        """Fit the neurons unless that is done, or another process does it meanwhile."""
+        """Fit the neurons unless that is done, or another process does it meanwhile.
+
+        Raises `ImagesChanged` where one round reads other images than another, and `NoImages`
+        where none of the run can be read; the same call again begins anew.
+        """
         done = self.layout.fitted_manifest(self.folder)
         if done.exists():
             return
@@ -97,14 +77,17 @@ class NeuronStage:
             passes, images = self.settings.neuron_passes, self.settings.reference
             notice(f"Fitting neurons to {images:,} reference images, in two rounds.")
             found: dict[int, FittedNeurons] = {}
-            used: list[list[int]] = []
+            used: list[ReferenceImage] = []
             for number in range(len(passes)):
-                fitted, rows = self._fit_pass(number, progress)
+                fitted, read = self._fit_pass(number, progress=progress, notice=notice)
                 found |= fitted
-                used.append(rows)
-            self._commit(found, self._one(used))
+                used = used or read
+                self._check_same(used, read)
+            rows = [image.row for image in used]
+            arrays = fitted_arrays(found, self.shape.neuron_layers, reference=rows)
+            commit_fitted(self.layout, self.folder, arrays)
             # With what a killed process left half-written.
-            shutil.rmtree(self.layout.fitting(self.folder, 0).parent, ignore_errors=True)
+            shutil.rmtree(self.layout.fits(self.folder), ignore_errors=True)
             for left in done.parent.glob(f"{done.name}.*{durable.PARTIAL}"):
                 left.unlink(missing_ok=True)
 
@@ -117,52 +100,7 @@ class NeuronStage:
             layers=self.settings.neuron_passes[number],
         )
 
-    def _one(self, used: list[list[int]]) -> list[int]:
-        """The readable rows of the reference set; `ImagesChanged` where passes had others."""
-        if used.count(used[0]) == len(used):
-            return used[0]
-        shutil.rmtree(self.layout.fitting(self.folder, 0).parent)
-        msg = (
-            f"images that run {self.run!r} fits its neurons to could be read in one pass over them "
-            "and not in another: the same `lensbase ingest` command again fits them anew."
-        )
-        raise ImagesChanged(msg)
-
-    def _fit_pass(
-        self, number: int, progress: Progress
-    ) -> tuple[dict[int, FittedNeurons], list[int]]:
-        """Fit one pass' layers; also the reference rows that could be read."""
-        layers = self.settings.neuron_passes[number]
-        second_order = SecondOrder(self.model.visual, layers)
-        fit = NeuronFit(second_order)
-        rows = self._reference_batches()
-        kept = _KeptState(self.layout, self.folder, number)
-        start, used = kept.restore(fit)
-        decompose = Decomposer(self.model.visual, Kept())
-        device = next(self.model.model.parameters()).device
-        steps = [*rows, *rows]
-        total = sum(map(len, steps))
-        done = sum(map(len, steps[:start]))
-        progress(done, total)
-        read = self.read(steps[start:])
-        with closing(read):
-            for step, batch in enumerate(read, start=start):
-                if batch.ok.any():
-                    trace = second_order.trace()
-                    decompose(batch.images.to(device, non_blocking=True), trace)
-                    if step < len(rows):
-                        fit.observe(trace)
-                        used += batch.rows[batch.ok].tolist()
-                    else:
-                        fit.select(trace, torch.from_numpy(batch.rows[batch.ok]))
-                done += len(batch.rows)
-                progress(done, total)
-                kept.keep(fit, step + 1, used=used)
-        found = {layer: fit.fitted(layer) for layer in layers}
-        kept.keep(fit, len(steps), used=used, now=True)
-        return found, used
-
-    def read(self, rows: list[Any]) -> Generator[Batch]:
+    def read(self, rows: Sequence[Sequence[int]]) -> Generator[Batch]:
         """Batches of the run's images, without thumbnails."""
         return batches(
             self.source,
@@ -172,114 +110,117 @@ class NeuronStage:
             thumbnails=False,
         )
 
-    def _reference_batches(self) -> list[list[int]]:
-        rows, size = self.reference_rows().tolist(), self.settings.batch_size
+    def reference_rows(self) -> npt.NDArray[np.int64]:
+        """All rows, in the order in which they may join the reference set.
+
+        Evenly spread ones come first, as many as it has; then, for those that cannot be read, the
+        row after each of them, the one after that, and so on.
+        """
+        images, count = self.shape.images, self.settings.reference
+        first = np.arange(count, dtype=np.int64) * images // count
+        rows = np.arange(images, dtype=np.int64)
+        after = rows - first[np.searchsorted(first, rows, side="right") - 1]
+        return np.lexsort((rows, after))
+
+    def _fit_pass(
+        self, number: int, *, progress: Progress, notice: Notice
+    ) -> tuple[dict[int, FittedNeurons], list[ReferenceImage]]:
+        """Fit one pass' layers; also the images that they were fitted to, in order."""
+        layers = self.settings.neuron_passes[number]
+        second_order = SecondOrder(self.model.visual, layers)
+        fit = NeuronFit(second_order)
+        kept = KeptState(self.layout.fitting(self.folder, number))
+        reached = kept.restore(fit)
+        decompose = Decomposer(self.model.visual, Kept())
+        device = next(self.model.model.parameters()).device
+
+        def traced(images: torch.Tensor) -> Trace:
+            trace = second_order.trace()
+            decompose(images.to(device, non_blocking=True), trace)
+            return trace
+
+        with closing(self._to_observe(reached, progress=progress, notice=notice)) as first:
+            for batch, count in first:
+                if count:
+                    fit.observe(traced(batch.images[:count]))
+                kept.keep(fit, reached)
+        if not reached.images:
+            raise self._no_images()
+        with closing(self._to_select(reached, progress=progress)) as second:
+            for batch in second:
+                fit.select(traced(batch.images), torch.from_numpy(batch.rows))
+                kept.keep(fit, reached)
+        found = {layer: fit.fitted(layer) for layer in layers}
+        kept.keep(fit, reached, now=True)
+        return found, sorted(reached.images)
+
+    def _to_observe(
+        self, reached: Reached, *, progress: Progress, notice: Notice
+    ) -> Generator[tuple[Batch, int]]:
+        """Batches of the first round, and how many of their readable images are taken."""
+        wanted, order = self.settings.reference, self.reference_rows().tolist()
+        spread = self._batches_of(order[:wanted])
+        progress(len(reached.images), 2 * wanted)
+        for steps in (spread, [*spread, *self._batches_of(order[wanted:])]):
+            missing = wanted - len(reached.images)
+            if missing and reached.observed == len(spread) < len(steps):
+                notice(f"{missing:,} of these cannot be read: others take their places.")
+            if not missing:
+                return
+            with closing(self.read(steps[reached.observed :])) as read:
+                for batch in read:
+                    taken = _readable(batch)[: wanted - len(reached.images)]
+                    reached.images += taken
+                    reached.observed += 1
+                    yield batch, len(taken)
+                    progress(len(reached.images), 2 * wanted)
+                    if len(reached.images) == wanted:
+                        return
+
+    def _to_select(self, reached: Reached, *, progress: Progress) -> Generator[Batch]:
+        """Batches of the second round: the same images again, in order of their rows."""
+        images, size = sorted(reached.images), self.settings.batch_size
+        steps = self._batches_of([image.row for image in images])
+        done = min(len(images), reached.selected * size)
+        progress(len(images) + done, 2 * len(images))
+        with closing(self.read(steps[reached.selected :])) as read:
+            for batch in read:
+                self._check_same(images[done : done + len(batch.rows)], _readable(batch))
+                done += len(batch.rows)
+                reached.selected += 1
+                yield batch
+                progress(len(images) + done, 2 * len(images))
+
+    def _batches_of(self, rows: list[int]) -> list[list[int]]:
+        size = self.settings.batch_size
         return [rows[start : start + size] for start in range(0, len(rows), size)]
 
-    def reference_rows(self) -> npt.NDArray[np.int64]:
-        """The rows of the reference set: evenly spread over the run."""
-        images, count = self.shape.images, self.settings.reference
-        return np.arange(count, dtype=np.int64) * images // max(count, 1)
-
-    def _commit(self, found: Mapping[int, FittedNeurons], used: list[int]) -> None:
-        arrays = {
-            name: np.stack([getattr(found[layer], field) for layer in self.shape.neuron_layers])
-            for name, field in _FITTED.items()
-        }
-        arrays["neuron_reference"] = np.array(used, np.int64)
-        commit_fitted(self.layout, self.folder, arrays)
-
-
-class StoredDirections(NamedTuple):
-    """What a projection needs of one layer's neurons, as a run keeps it."""
-
-    mean: npt.NDArray[np.float32]
-    direction: npt.NDArray[np.float32]
-    threshold: npt.NDArray[np.float32]
-
-
-def stored_projection(
-    group: Path, shape: RunShape, *, visual: nn.Module, layers: Sequence[int]
-) -> Projection:
-    """The projection of some layers' neurons on what a run's fit found.
-
-    `group` is the Zarr group of the run's arrays, `shape` their shape.
-    """
-    arrays = [read_whole(group / f"neuron_{field}") for field in StoredDirections._fields]
-    places = {layer: shape.neuron_layers.index(layer) for layer in layers}
-    fitted = {
-        layer: StoredDirections(*(array[place] for array in arrays))
-        for layer, place in places.items()
-    }
-    stored = torch.float32 if shape.storage == "float32" else torch.float16
-    return Projection(SecondOrder(visual, layers), fitted, stored=stored)
-
-
-@dataclass
-class _KeptState:
-    """The state of a fit on disk: replaced whole, at most once a minute."""
-
-    layout: Layout
-    folder: str
-    number: int
-    _written: float = 0.0
-
-    def restore(self, fit: NeuronFit) -> tuple[int, list[int]]:
-        """Bring a fit to where the last process left it: steps done, rows that could be read."""
-        self._written = time.monotonic()
-        path = self.layout.fitting(self.folder, self.number)
-        if not path.exists():
-            return 0, []
-        state = load_file(path)
-        step, used = int(state.pop("step")), state.pop("used").tolist()
-        fit.restore(state)
-        return step, used
-
-    def keep(self, fit: NeuronFit, step: int, *, used: list[int], now: bool = False) -> None:
-        """Write the state after so many steps, if the last one is old enough."""
-        if not now and time.monotonic() - self._written < _SECONDS:
+    def _check_same(self, before: list[ReferenceImage], now: list[ReferenceImage]) -> None:
+        """Raise `ImagesChanged`, and forget the fit, where two rounds read other images."""
+        if before == now:
             return
-        rows = torch.tensor(used, dtype=torch.int64)
-        state = fit.state() | {"step": torch.tensor(step), "used": rows}
-        write_tensors(self.layout.fitting(self.folder, self.number), state)
-        self._written = time.monotonic()
+        shutil.rmtree(self.layout.fits(self.folder), ignore_errors=True)
+        msg = (
+            f"run {self.run!r} fits its neurons in several rounds over its images, and of row "
+            f"{min(set(before) ^ set(now)).row} one read an image that another could not, or that "
+            "had changed: the same `lensbase ingest` command again fits them anew."
+        )
+        raise ImagesChanged(msg)
+
+    def _no_images(self) -> NoImages:
+        shutil.rmtree(self.layout.fits(self.folder), ignore_errors=True)
+        msg = (
+            f"none of the {self.shape.images:,} images of run {self.run!r} can be read, so there "
+            "is none to fit neurons to: put them back and give the same `lensbase ingest` command "
+            "again, or `lensbase run drop` it."
+        )
+        return NoImages(msg)
 
 
-def write_tensors(path: Any, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors to a file that appears whole or not at all."""
-    durable.write_parts(path, [save(dict(tensors))])
-    durable.sync_directory(path.parent)
-
-
-def neuron_weights(visual: nn.Module, layers: tuple[int, ...]) -> Arrays:
-    """What questions about neurons need of the weights, in float32.
-
-    `neuron_in` W_in [Ln, N, d] and `neuron_in_bias` [Ln, N], from the layer's second norm to the
-    activations; `neuron_out` w_n [Ln, N, d] and `neuron_out_bias` [Ln, d], LayerScale applied.
-    """
-    if not layers:
-        return {}
-    blocks = [read_tower(visual).blocks[layer] for layer in layers]
-
-    def biases(given: list[Tensor | None], width: int) -> Tensor:
-        return torch.stack([torch.zeros(width) if b is None else b.detach().cpu() for b in given])
-
-    neurons, width = blocks[0].fc_weight.shape
-    scales = [
-        torch.ones(width) if block.scale_2 is None else block.scale_2.detach().cpu()
-        for block in blocks
+def _readable(batch: Batch) -> list[ReferenceImage]:
+    """The readable images of a batch, in order."""
+    return [
+        ReferenceImage(int(row), record.sha256)
+        for row, record, ok in zip(batch.rows, batch.records, batch.ok, strict=True)
+        if ok and record.sha256 is not None
     ]
-    scale = torch.stack(scales).float()
-    out = torch.stack([block.proj_weight.detach().cpu().float().T for block in blocks])
-    arrays = {
-        "neuron_in": torch.stack([block.fc_weight.detach().cpu() for block in blocks]),
-        "neuron_in_bias": biases([block.fc_bias for block in blocks], neurons),
-        "neuron_out": out * scale[:, None],
-        "neuron_out_bias": biases([block.proj_bias for block in blocks], width).float() * scale,
-    }
-    return {name: array.float().contiguous().numpy() for name, array in arrays.items()}
-
-
-def effect_arrays(effects: NeuronEffects) -> Arrays:
-    """A batch's numbers by the names of the run's arrays, on the CPU."""
-    return {name: getattr(effects, field).cpu().numpy() for name, field in EFFECTS.items()}

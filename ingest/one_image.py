@@ -13,7 +13,7 @@ from PIL import Image
 from ..schema.errors import ImageFileMissing
 from .decompose import Decomposer, Kept
 from .images import decode
-from .neuron_stage import stored_projection
+from .neuron_arrays import stored_projection
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

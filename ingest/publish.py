@@ -60,11 +60,13 @@ def published_segments(layout: Layout, run_id: int) -> int | None:
     finally:
         snapshot.connection.close()
     if not found:
-        msg = (
-            "the run was dropped, or the store rolled back, while this ingest began; run it again."
-        )
-        raise UnknownRun(msg)
+        raise run_gone()
     return None if found[0]["status"] == "complete" else found[0]["segments"]
+
+
+def run_gone() -> UnknownRun:
+    """The error for a run that was there a moment ago."""
+    return UnknownRun("the run was dropped, or the store rolled back, meanwhile; ingest it again.")
 
 
 def due(published: int, committed: int) -> bool:

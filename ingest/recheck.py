@@ -13,7 +13,7 @@ from ..schema.errors import LensbaseError
 from ..schema.snapshot import Snapshot, read_static, run_shape
 from .decompose import Decomposer, Kept
 from .models import load_model
-from .neuron_stage import EFFECTS, effect_arrays, stored_projection
+from .neuron_arrays import EFFECTS, effect_arrays, stored_projection
 from .pictures_again import pictures_again
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def _recheck_neurons(
             trace = projection.second_order.trace()
             decompose(image, trace)
             # A norm within rounding of its threshold may be on its other side now.
-            now = effect_arrays(projection(trace, large[i : i + 1, places]))
+            now = effect_arrays(projection(trace, known_large=large[i : i + 1, places]))
             for name, values in now.items():
                 for place, layer in enumerate(layers):
                     before = stored[name][i, places[place]]

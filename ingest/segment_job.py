@@ -20,10 +20,12 @@ from .begin import BegunRun, requested_shape
 from .decompose import Decomposer, Kept, head_basis
 from .devices import default_workers, fix_threads
 from .finalize import finalize
+from .fit_state import write_tensors
 from .loading import batches
 from .moments import head_moments, layer_totals
+from .neuron_arrays import EFFECTS, effect_arrays
 from .neuron_projection import Projection
-from .neuron_stage import EFFECTS, NeuronStage, Notice, Progress, effect_arrays, write_tensors
+from .neuron_stage import NeuronStage, Notice, Progress
 from .publish import due, publish_segments, published_segments
 from .segment import RunFiles, SegmentBuffer, clear_partial
 from .writer import SegmentWriter
@@ -175,14 +177,14 @@ class SegmentJob:
                 }
                 write_tensors(layout.pass_rows(folder, segment, number), joined)
 
-    def close(self) -> tuple[int, bool]:
+    def close(self, *, notice: Notice) -> tuple[int, bool]:
         """Publish what is committed, finalize if that is everything; (rejected, complete)."""
         committed = committed_segments(self.layout, self.begun.folder)
         complete = len(committed) == self.shape.segments
         published = published_segments(self.layout, self.begun.run_id)
         # A generation in which nothing is new would only push out one to roll back to.
         if complete and published is not None:
-            finalize(self.layout, self.begun.run_id)
+            finalize(self.layout, self.begun.run_id, notice=notice)
         elif published is not None and published < len(committed):
             publish_segments(self.layout, self.begun.run_id)
         manifests = (read_manifest(self.layout.manifest(self.begun.folder, n)) for n in committed)

@@ -48,20 +48,6 @@ class RankOne(NamedTuple):
     rows: Rows
 
 
-def gram_root(gram: Numbers) -> F64:
-    """A root L [..., J, J] with L L^T = G of Gram matrices G [..., J, J], singular ones too."""
-    values, vectors = np.linalg.eigh(np.asarray(gram, dtype=np.float64))
-    return vectors * np.sqrt(np.maximum(values, 0))[..., None, :]
-
-
-def effect_norms(factors: Numbers, root: Numbers) -> F64:
-    """||phi|| [K, N] of factors [K, N, J], by the roots L [N, J, J]; NaN rows stay NaN."""
-    norms = np.empty(factors.shape[:2])
-    for part in _blocks(factors):
-        norms[:, part] = np.linalg.norm(_lengthwise(factors[:, part], root[part]), axis=-1).T
-    return norms
-
-
 def first_component(largest: Numbers, root: Numbers) -> Component:
     """First principal component of mean-subtracted effects, not centered again (T3.3).
 
@@ -116,18 +102,6 @@ def rank_one(factors: Numbers, root: Numbers, *, count: int = LARGEST) -> RankOn
         largest = np.take_along_axis(np.moveaxis(block, 0, 1), order[..., None], axis=1)
         coefficients[part], explained[part] = first_component(largest, root[part])
     return RankOne(mean, coefficients, explained, rows)
-
-
-def coefficients(factors: Numbers, root: Numbers, *, fitted: RankOne) -> F64:
-    """The signed x_n(I) = <phi_n(I) - b_n, r_n> [K, N] of factors [K, N, J] (T3.3)."""
-    exact = np.asarray(root, dtype=np.float64)
-    folded = exact @ (np.swapaxes(exact, -1, -2) @ fitted.coefficients[..., None])
-    offset = fitted.mean[:, None] @ folded
-    found = np.empty(factors.shape[:2])
-    for part in _blocks(factors):
-        block = np.moveaxis(np.asarray(factors[:, part], dtype=np.float64), 0, 1)
-        found[:, part] = (block @ folded[part] - offset[part])[..., 0].T
-    return found
 
 
 def _lengthwise(factors: Numbers, root: Numbers) -> F64:

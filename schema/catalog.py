@@ -231,7 +231,7 @@ def rollback(layout: Layout, generation: int | None = None) -> int:
 
 def _earlier(layout: Layout, generation: int | None) -> int:
     published = current_generation(layout)
-    kept = [number for number in _whole(layout) if number < published]
+    kept = [number for number in whole_generations(layout) if number < published]
     target = generation if generation is not None else max(kept, default=0)
     if target not in kept:
         listed = ", ".join(map(str, kept)) or "none"
@@ -307,7 +307,7 @@ def _generations(layout: Layout) -> list[int]:
 def _prune(layout: Layout) -> None:
     """Remove old generations and half-made ones, and the files that no kept one refers to."""
     current = current_generation(layout)
-    earlier = [number for number in _whole(layout) if number < current]
+    earlier = [number for number in whole_generations(layout) if number < current]
     kept = {current, *earlier[1 - KEPT_GENERATIONS :]}
     for number in _generations(layout):
         if number not in kept:
@@ -319,7 +319,7 @@ def _sweep(layout: Layout) -> None:
     """Remove the files of runs that no generation on disk refers to."""
     used = {
         run["folder"]
-        for number in _whole(layout)
+        for number in whole_generations(layout)
         for run in durable.read_json(layout.snapshot_of(number))["runs"].values()
     }
     for kind in ("runs", "segments", "thumbnails"):
@@ -328,5 +328,6 @@ def _sweep(layout: Layout) -> None:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def _whole(layout: Layout) -> list[int]:
+def whole_generations(layout: Layout) -> list[int]:
+    """The generations on disk that were published, in order."""
     return [number for number in _generations(layout) if layout.snapshot_of(number).exists()]

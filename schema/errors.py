@@ -237,7 +237,7 @@ class PreprocessFailed(LensbaseError, RuntimeError):
 
 
 class ImagesChanged(LensbaseError, RuntimeError):
-    """An image that one pass over a run's images could read and another could not."""
+    """An image that one pass over a run's images could read, and another not, or not the same."""
 
 
 class WorkerDied(LensbaseError, RuntimeError):
@@ -299,7 +299,7 @@ class BadSize(LensbaseError, ValueError):
 
 
 class MemoryTooSmall(LensbaseError, ValueError):
-    """One neuron layer alone needs more memory than is allowed."""
+    """Fitting one neuron layer alone needs more memory than is allowed."""
 
 
 # Adversarial images

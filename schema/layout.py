@@ -66,7 +66,11 @@ class Layout:
 
     def fitting(self, run: str, number: int) -> Path:
         """How far the fit of one pass of neuron layers is, or what it found."""
-        return self.segment_dir(run) / "fit" / f"{number}.safetensors"
+        return self.fits(run) / f"{number}.safetensors"
+
+    def fits(self, run: str) -> Path:
+        """The folder of the fits of a run's neurons, until their result is committed."""
+        return self.segment_dir(run) / "fit"
 
     def pass_rows(self, run: str, segment: int, number: int) -> Path:
         """A segment's neuron layers of one pass, until its last pass commits it."""

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from lensbase.ingest.second_order import SecondOrder, Trace
 from lensbase.ingest.tower import read_tower
+from lensbase.queries.second_order import RankOne
 
 F64 = npt.NDArray[np.float64]
 
@@ -69,3 +70,17 @@ def formed_component(effects: F64) -> tuple[F64, float]:
     projections = effects @ rows[0]
     sign = -1 if (projections < 0).sum() > (projections > 0).sum() else 1
     return sign * rows[0], values[0] ** 2 / (values**2).sum()
+
+
+def gram_root(gram: F64) -> F64:
+    """A root L [N, J, J] with L L^T = G of Gram matrices G [N, J, J], singular ones too."""
+    values, vectors = np.linalg.eigh(gram)
+    return vectors * np.sqrt(np.maximum(values, 0))[:, None]
+
+
+def signed_coefficients(factors: F64, root: F64, *, fitted: RankOne) -> F64:
+    """x_n = <phi_n - b_n, r_n> [K, N] of factors [K, N, J], with no effect formed."""
+    exact = root.astype(np.float64)
+    gram = exact @ np.swapaxes(exact, 1, 2)
+    apart = factors.astype(np.float64) - fitted.mean
+    return np.einsum("knj,nji,ni->kn", apart, gram, fitted.coefficients)

@@ -198,7 +198,7 @@ def test_a_wrong_option_leaves_no_store(scenes: Path, tmp_path: Path) -> None:
 
 def test_neurons_are_asked_for_and_stages_are_told(scenes: Path, tmp_path: Path) -> None:
     """A bar for each stage, and what begins above it; afterwards nothing is left to do."""
-    options = ["--neurons", "4,5", "--neuron-input", "--reference", "20", "--memory", "1.2MB"]
+    options = ["--neurons", "4,5", "--neuron-input", "--reference", "20", "--memory", "2.5MB"]
     options += ["--no-tokens", "--limit", "48", "--threads", "1", "--workers", "0"]
     options += ["--batch-size", "16", "--segment-rows", "16"]
     store = tmp_path / "s.lens"

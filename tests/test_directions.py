@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import pytest
+from driven_tower import gram_root
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lensbase.queries.directions import effect_direction
-from lensbase.queries.second_order import LARGEST, gram_root, rank_one
+from lensbase.queries.second_order import LARGEST, rank_one
 from lensbase.schema.errors import BadSelection
 
 F64 = npt.NDArray[np.float64]

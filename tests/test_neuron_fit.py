@@ -10,7 +10,8 @@ import torch
 from driven_tower import drive, formed, formed_component, tiny
 from vision_reference import images_for, off
 
-from lensbase.ingest.neuron_fit import FittedNeurons, NeuronFit, fit_bytes
+from lensbase.ingest.neuron_fit import FittedNeurons, NeuronFit
+from lensbase.ingest.neuron_layers import fit_bytes
 from lensbase.ingest.neuron_projection import Projection
 from lensbase.ingest.second_order import SecondOrder
 from lensbase.queries.second_order import rank_one
@@ -20,7 +21,7 @@ LAYERS = (0, 2)
 
 
 def fit(
-    visual: Any, images: torch.Tensor, *, count: int, batch: int, usable: torch.Tensor | None = None
+    visual: Any, images: torch.Tensor, *, count: int, batch: int
 ) -> tuple[SecondOrder, dict[int, FittedNeurons]]:
     second_order = SecondOrder(visual, LAYERS)
     found = NeuronFit(second_order, count=count)
@@ -28,11 +29,10 @@ def fit(
     for first in (True, False):
         for rows in everything.split(batch):
             trace = drive(visual, images[rows], second_order)
-            kept = None if usable is None else usable[rows]
             if first:
-                found.observe(trace, usable=kept)
+                found.observe(trace)
             else:
-                found.select(trace, rows, usable=kept)
+                found.select(trace, rows)
     return second_order, {layer: found.fitted(layer) for layer in LAYERS}
 
 
@@ -47,7 +47,6 @@ def test_a_streamed_fit_is_that_of_all_formed_effects_at_once(count: int, batch:
         lengths = np.linalg.norm(effects, axis=2)
         assert off(found.mean, effects.mean(0)) < 1e-5
         assert off(found.threshold, np.percentile(lengths, 98, axis=0)) < 1e-5
-        assert off(found.mean_norm, lengths.mean(0)) < 1e-5
         whole = rank_one(
             trace.factors(layer).numpy(), second_order.root(layer).numpy(), count=count
         )
@@ -95,37 +94,27 @@ def test_projected_numbers_are_those_of_formed_effects() -> None:
             assert error < 1e-4, f"layer {layer}, {name}: {error:.1e}"
 
 
-def test_rejected_images_leave_no_mark() -> None:
-    visual = tiny()
-    images = images_for(visual, 24)
-    usable = torch.ones(24) > 0
-    usable[[3, 4, 17]] = False
-    spoiled = images.clone()
-    spoiled[~usable] = 100.0
-    _, found = fit(visual, spoiled, count=9, batch=8, usable=usable)
-    _, wanted = fit(visual, images[usable], count=9, batch=8)
-    kept = usable.nonzero()[:, 0].numpy()
-    for layer in LAYERS:
-        assert np.array_equal(found[layer].rows, kept[wanted[layer].rows])
-        assert off(found[layer].direction, wanted[layer].direction) < 1e-3
-        assert off(found[layer].threshold, wanted[layer].threshold) < 1e-5
-
-
 def test_a_fit_without_images_is_refused() -> None:
     visual = tiny()
     second_order = SecondOrder(visual, LAYERS)
     empty = NeuronFit(second_order)
-    with pytest.raises(BadSelection, match="no usable reference image"):
+    with pytest.raises(BadSelection, match="no reference image"):
         empty.fitted(0)
     trace = drive(visual, images_for(visual, 2), second_order)
-    empty.observe(trace, usable=torch.zeros(2) > 0)
-    with pytest.raises(BadSelection, match="no usable reference image"):
+    with pytest.raises(BadSelection, match="no reference image"):
         empty.select(trace, torch.arange(2))
 
 
 def test_what_a_fit_keeps_is_what_it_says() -> None:
-    second_order = SecondOrder(tiny(), LAYERS)
+    visual = tiny()
     # 128 neurons: a float64 mean and 30 rows of factors, norms and row numbers; 50 norms.
     for layer, paths in ((0, 12), (2, 4)):
         wanted = 128 * (8 * paths + 4 * 50 + 30 * (4 * paths + 4 + 8))
-        assert fit_bytes(second_order, layer, images=50, count=30) == wanted
+        assert fit_bytes(visual, layer, images=50, count=30) == wanted
+    images, second_order = images_for(visual, 50), SecondOrder(visual, LAYERS)
+    kept, trace = NeuronFit(second_order, count=30), drive(visual, images, second_order)
+    kept.observe(trace)
+    kept.select(trace, torch.arange(50))
+    sizes = [fit_bytes(visual, layer, images=50, count=30) for layer in LAYERS]
+    state = kept.state()
+    assert sum(state[name].nbytes for name in state if name != "images") == sum(sizes)

@@ -59,13 +59,13 @@ def run_script(script: str, few: Path, path: Path) -> None:
 KILLED = """
 import itertools, os, signal, sys
 from pathlib import Path
-from lensbase.ingest import begin, by_neuron, finalize, neuron_stage, segment_job
+from lensbase.ingest import begin, by_neuron, finalize, fit_state, neuron_stage, segment_job
 from lensbase.schema import manifest
 from world_store import FEW, TWO_PASSES, ingest_scenes
 
 KILLS = [
-    (neuron_stage._KeptState, "keep", 1, True),     # in the first round of the fit
-    (neuron_stage._KeptState, "keep", 2, True),     # in the second
+    (fit_state.KeptState, "keep", 1, True),         # in the first round of the fit
+    (fit_state.KeptState, "keep", 2, True),         # in the second
     (neuron_stage, "commit_fitted", 1, False),      # between the fit and its commit
     (begin, "write_static", 3, True),               # half-way through writing what was fitted
     (segment_job, "write_tensors", 2, False),       # in the pass before the last
@@ -87,7 +87,7 @@ def dies(owner, name, call, after):
         return given
     setattr(owner, name, wrapped)
 
-neuron_stage._SECONDS = 0
+fit_state._SECONDS = 0
 options = FEW | {"memory": TWO_PASSES}
 for kill in [*KILLS, None]:
     child = os.fork()

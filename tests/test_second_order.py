@@ -9,7 +9,14 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from driven_tower import drive, formed, formed_component, tiny
+from driven_tower import (
+    drive,
+    formed,
+    formed_component,
+    gram_root,
+    signed_coefficients,
+    tiny,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from open_clip.factory import get_model_config
@@ -18,21 +25,15 @@ from open_clip.transformer import QuickGELU
 from torch.utils._python_dispatch import TorchDispatchMode
 from vision_reference import images_for, make_tower, off
 
-from lensbase.ingest.neuron_layers import plan_passes, root_bytes, trace_bytes
+from lensbase.ingest.neuron_layers import fit_bytes, plan_passes, root_bytes, trace_bytes
 from lensbase.ingest.second_order import (
     SecondOrder,
     Trace,
     effect_norms,
     inner_products,
 )
-from lensbase.queries import second_order as queries
-from lensbase.queries.second_order import (
-    coefficients,
-    first_component,
-    gram_root,
-    rank_one,
-)
-from lensbase.schema.errors import BadSelection
+from lensbase.queries.second_order import first_component, rank_one
+from lensbase.schema.errors import BadSelection, MemoryTooSmall
 
 F64 = npt.NDArray[np.float64]
 
@@ -83,10 +84,6 @@ def test_effects_norms_and_sums_are_those_of_the_formula(make: Any) -> None:
         errors = {
             "effects": (worst(formed(trace, layer), wanted), EFFECTS),
             "norms": (worst(effect_norms(factors, root)[..., None], exact), NORMS),
-            "norms by numpy": (
-                worst(queries.effect_norms(factors.numpy(), root.numpy())[..., None], exact),
-                NORMS,
-            ),
             "inner products": (
                 off(inner_products(factors, folded), np.einsum("kne,ne->kn", wanted, vectors)),
                 EFFECTS,
@@ -222,7 +219,7 @@ def test_an_unfinished_batch_and_bad_layers_are_refused() -> None:
         with pytest.raises(ValueError, match="0 to 2 of"):
             SecondOrder(visual, layers)
         with pytest.raises(ValueError, match="0 to 2 of"):
-            plan_passes(visual, layers, memory=10**9)
+            plan_passes(visual, layers, images=9, memory=10**9)
 
 
 def test_passes_fill_the_memory_that_is_allowed() -> None:
@@ -231,11 +228,15 @@ def test_passes_fill_the_memory_that_is_allowed() -> None:
     assert sizes == [4 * 48 * (4 * later) ** 2 for later in (4, 3, 2, 1)]
     kept = SecondOrder(visual, (0, 1, 2, 3))
     assert sizes == [kept.root(layer).nbytes for layer in range(4)]
-    assert plan_passes(visual, (0, 1, 2, 3), memory=sum(sizes)) == ((0, 1, 2, 3),)
-    assert plan_passes(visual, (0, 1, 2, 3), memory=sizes[0]) == ((0,), (1, 2, 3))
-    assert plan_passes(visual, (1, 3), memory=sizes[1]) == ((1,), (3,))
-    with pytest.raises(ValueError, match=f"layer 0's neurons need {sizes[0]:,} bytes"):
-        plan_passes(visual, (0, 1), memory=sizes[0] - 1)
+    every = tuple(range(4))
+    whole = [size + fit_bytes(visual, i, images=9) for i, size in zip(every, sizes, strict=True)]
+    assert plan_passes(visual, every, images=9, memory=sum(whole)) == (every,)
+    assert plan_passes(visual, every, images=9, memory=sum(whole) - 1) == ((0, 1, 2), (3,))
+    assert plan_passes(visual, (1, 3), images=9, memory=whole[1]) == ((1,), (3,))
+    said = f"layer 0's neurons to 9 images takes {whole[0]:,} bytes, more than the {whole[0] - 1:,}"
+    with pytest.raises(MemoryTooSmall, match=said):
+        plan_passes(visual, (0, 1), images=9, memory=whole[0] - 1)
+    assert plan_passes(visual, (0, 1), images=8, memory=whole[0] - 1) == ((0,), (1,))
 
 
 def test_a_large_model_needs_the_memory_that_is_announced() -> None:
@@ -247,10 +248,12 @@ def test_a_large_model_needs_the_memory_that_is_announced() -> None:
     sizes = [root_bytes(visual, layer) for layer in every]
     assert sizes[0] == pytest.approx(2.2e9, rel=0.01)
     assert sum(sizes) == pytest.approx(18e9, rel=0.01)
-    passes = plan_passes(visual, every, memory=4 * 10**9)
+    whole = [size + fit_bytes(visual, i, images=5000) for i, size in zip(every, sizes, strict=True)]
+    passes = plan_passes(visual, every, images=5000, memory=4 * 10**9)
     assert sorted(layer for one in passes for layer in one) == list(every)
-    assert all(sum(sizes[layer] for layer in one) <= 4 * 10**9 for one in passes)
-    assert len(passes) == 5  # 18 GB in parts of 4 GB
+    assert all(sum(whole[layer] for layer in one) <= 4 * 10**9 for one in passes)
+    assert sum(whole) == pytest.approx(27.3e9, rel=0.01)
+    assert len(passes) == 7  # 27 GB in parts of 4 GB
     # Activations of three layers and one layer's factors, three times.
     wanted = 257 * 3 * (4096 + 1024) + 257 * 48 + 3 * 4096 * 48
     assert trace_bytes(visual, (20, 21, 22)) == 4 * wanted
@@ -274,7 +277,7 @@ def test_components_by_factors_are_those_of_formed_effects(
     found = rank_one(factors, root, count=count)
     effects = np.einsum("knj,nje->kne", factors, directions)
     mean = effects.mean(0)
-    x = coefficients(factors, root, fitted=found)
+    x = signed_coefficients(factors, root, fitted=found)
     for n in range(neurons):
         apart = effects[:, n] - mean[n]
         order = np.argsort(-np.linalg.norm(apart, axis=1), kind="stable")[:count]
@@ -310,7 +313,7 @@ def test_components_of_a_tower_are_those_of_its_formed_effects() -> None:
         direction = second.combine(1, torch.from_numpy(found.coefficients)).double().numpy()
         mean = second.combine(1, torch.from_numpy(found.mean)).double().numpy()
         folded = second.fold(1, torch.from_numpy(direction))
-        x = coefficients(factors, root, fitted=found)
+        x = signed_coefficients(factors, root, fitted=found)
         offset = (mean * direction).sum(1)
         by_torch = inner_products(torch.from_numpy(factors), folded).double().numpy() - offset
         for n in range(effects.shape[1]):

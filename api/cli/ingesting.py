@@ -76,8 +76,8 @@ def ingest(
         str | None,
         typer.Option(
             metavar="BYTES",
-            help="Most that neurons' weights may take, such as 4GB or 4GiB, by default a quarter "
-            "of what is free; layers beyond it take further passes.",
+            help="Most that fitting neurons may take, such as 4GB or 4GiB, by default a quarter of "
+            "what is free; layers beyond it take further passes.",
         ),
     ] = None,
     pool: Annotated[
@@ -151,7 +151,9 @@ def ingest(
 
 def finalize(store: Store, run: Run = None) -> None:
     """Complete a run whose parts are all ingested."""
-    typer.echo(_closing(store, finalize_run(store, run)))
+    with image_bar() as bar:
+        name = finalize_run(store, run, notice=bar.say)
+    typer.echo(_closing(store, name))
 
 
 def _part(text: str) -> tuple[int, int]:
