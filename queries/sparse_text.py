@@ -131,15 +131,6 @@ def sparse_codes(
     return SparseCodes(picks, coefficients, counts, residual, cosine, along, triangle)
 
 
-def reconstructed(codes: SparseCodes, atoms: Numbers) -> F64:
-    """The targets as their texts give them, `sum_j gamma_j t_j`: [n, E]."""
-    out = np.zeros((len(codes.picks), atoms.shape[1]))
-    for target, count in enumerate(codes.counts):
-        chosen = np.asarray(atoms[codes.picks[target, :count]], dtype=np.float64)
-        out[target] = codes.coefficients[target, :count] @ chosen
-    return out
-
-
 def centered_atoms(atoms: Numbers) -> F64:
     """Atoms [M, E] less the pool's mean and of unit length again.
 

@@ -40,6 +40,11 @@ def dense(codes: SparseCodes, size: int) -> F64:
     return out
 
 
+def reconstructed(codes: SparseCodes, atoms: Numbers) -> F64:
+    """The targets as their texts give them, `sum_j gamma_j t_j`: [n, E]."""
+    return dense(codes, len(atoms)) @ np.asarray(atoms, np.float64)
+
+
 def literal(target: F64, atoms: F64, m: int) -> tuple[list[int], list[F64]]:
     """One target's pursuit from its formulas: picks, and the coefficients after each of them."""
     picks: list[int] = []

@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from literal_pursuit import dense, literal, make_atoms, make_targets, unit
+from literal_pursuit import dense, literal, make_atoms, make_targets, reconstructed, unit
 from sklearn.linear_model import orthogonal_mp, orthogonal_mp_gram
 
 from lensbase.queries import sparse_text
 from lensbase.queries.sparse_text import (
     SparseCodes,
     centered_atoms,
-    reconstructed,
     sparse_codes,
 )
 

@@ -6,9 +6,9 @@ import numpy as np
 import numpy.typing as npt
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from literal_pursuit import make_atoms, make_targets, unit
+from literal_pursuit import make_atoms, make_targets, reconstructed, unit
 
-from lensbase.queries.sparse_text import reconstructed, sparse_codes
+from lensbase.queries.sparse_text import sparse_codes
 
 F64 = npt.NDArray[np.float64]
 
