@@ -69,15 +69,8 @@ class SpanQuestion:
     @cached_property
     def facts(self) -> dict[str, Any]:
         """The parameters of kept results, without head and depth."""
-        row = self.run.row
-        return {
+        return self.run.facts | {
             "version": _VERSION,
-            "run": self.run.name,
-            "run_id": row["run_id"],
-            "run_fingerprint": row["fingerprint"],
-            "keys_sha256": row["keys_sha256"],
-            # Segments may be redone after the images have changed.
-            "content": self.run.content,
             "pool": self.candidates.name,
             "pool_sha256": self.candidates.sha256,
             "whole_run": self.selection is None,

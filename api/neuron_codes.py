@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -175,22 +174,14 @@ class CodeQuestion:
         return made.picks, made.coefficients
 
     def _parameters(self, layer: int) -> dict[str, Any]:
-        row = self.run.row
-        facts: Mapping[str, Any] = {
+        return self.run.facts | {
             "version": CODE_VERSION,
-            "run": self.run.name,
-            "run_id": row["run_id"],
-            "run_fingerprint": row["fingerprint"],
-            "keys_sha256": row["keys_sha256"],
-            # The reference set's images may be others after segments were redone.
-            "content": self.run.content,
             "pool": self.candidates.name,
             "pool_sha256": self.candidates.sha256,
             "layer": layer,
             "m": self.depth,
             "center": self.center,
         }
-        return dict(facts)
 
 
 def code_rows(picks: I64, coefficients: F64) -> pa.Table:

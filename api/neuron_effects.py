@@ -274,16 +274,10 @@ def _measured(run: OpenRun, rows: I64, *, layer: int, numbers: I64, reference: I
 
 
 def _parameters(run: OpenRun, rows: I64, layer: int) -> dict[str, Any]:
-    row = run.row
-    return {
+    return run.facts | {
         "query": "neuron_effects",
         "version": _VERSION,
-        "run": run.name,
-        "run_id": row["run_id"],
-        "run_fingerprint": row["fingerprint"],
-        "keys_sha256": row["keys_sha256"],
-        "weights_sha256": row["weights_sha256"],
-        "content": run.content,
+        "weights_sha256": run.row["weights_sha256"],
         "layer": layer,
         "rows_sha256": hashlib.sha256(rows.astype("<i8").tobytes()).hexdigest(),
     }

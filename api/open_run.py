@@ -98,6 +98,21 @@ class OpenRun:
             self.layout, row["folder"], segments=self.segments, finished_at=row["finished_at"]
         )
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What every kept result of the run depends on: its fingerprint, images and content.
+
+        Segments may be redone after the images have changed: then the content is another.
+        """
+        row = self.row
+        return {
+            "run": self.name,
+            "run_id": row["run_id"],
+            "run_fingerprint": row["fingerprint"],
+            "keys_sha256": row["keys_sha256"],
+            "content": self.content,
+        }
+
     @cached_property
     def head_basis(self) -> F32:
         """[Lh, H, e+3, d']: from a head's factors to its contribution, of the kept layers."""
