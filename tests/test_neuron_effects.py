@@ -1,6 +1,6 @@
 """Table 3.1 asked of a store, against open_clip's own forward passes in float64.
 
-Numbers: accuracies are those of the literal passes, to the image, and what they come from to 2e-5;
+Numbers: accuracies are those of the literal passes, to the image, and what they come from to 5e-6 of ||M||;
 shares explained agree to 2e-3, lengths to 1e-4 of themselves.
 """
 
@@ -137,8 +137,14 @@ def test_the_table_is_that_of_literal_forward_passes(run: OpenRun, colors: Class
         if one.rows is not None and one.parameters["layer"] == LAYER and one.rows.num_rows == 130
     )
     assert kept["row"] == PLACES.tolist()
-    np.testing.assert_allclose(kept["ablated"], after["indirect"], atol=2e-5)
-    np.testing.assert_allclose(kept["first_order"], direct[PLACES] - direct.mean(0), atol=2e-5)
+    # Rounding in float32, of numbers that are summed to the length of M(I).
+    length = np.linalg.norm(M, axis=1, keepdims=True)
+    for name, wanted in (
+        ("ablated", after["indirect"]),
+        ("first_order", direct[PLACES] - direct.mean(0)),
+    ):
+        off = np.abs(np.asarray(kept[name]) - wanted) / length
+        assert off.max() < 5e-6, f"{name}: {off.max():.1e} of ||M||"
     moved = float(np.ptp(found["accuracy"]))
     assert moved > 0.1, f"accuracies differ by {moved:.2f} at most: nothing was compared"
     effects = [M - chosen.replaced(LAYER, [neuron], means=means) for neuron in NEURONS]
