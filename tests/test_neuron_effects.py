@@ -1,7 +1,7 @@
 """Table 3.1 asked of a store, against open_clip's own forward passes in float64.
 
-Numbers: accuracies are those of the literal passes, to the image, and what they come from to 5e-6 of ||M||;
-shares explained agree to 2e-3, lengths to 1e-4 of themselves.
+Numbers: accuracies are those of the literal passes, to the image, and what they come from to 5e-6
+of ||M||; shares explained agree to 2e-3, lengths to 1e-4 of themselves.
 """
 
 from __future__ import annotations
