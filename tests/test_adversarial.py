@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,9 +30,12 @@ from lensbase.schema.errors import (
 TEXTS = ["a small pentagon on sand", "a large pentagon on water"]
 
 
-@pytest.fixture
-def run(world_store: Path) -> OpenRun:
-    return open_store(world_store).run()._run
+@pytest.fixture(scope="module")
+def run(world_store: Path, tmp_path_factory: pytest.TempPathFactory) -> OpenRun:
+    """A copy's: the classifiers that are asked for are kept in the store."""
+    path = tmp_path_factory.mktemp("own") / "s.lens"
+    shutil.copytree(world_store, path, symlinks=True)
+    return open_store(path).run()._run
 
 
 # The prompt, the list, the filter
@@ -213,9 +217,10 @@ def test_bad_questions_to_the_loop_are_named(run: OpenRun, tmp_path: Path) -> No
     assert not list(tmp_path.iterdir())
 
 
-def test_the_command_scores_a_folder(world_store: Path, run: OpenRun, tmp_path: Path) -> None:
+def test_the_command_scores_a_folder(run: OpenRun, tmp_path: Path) -> None:
     generate(TEXTS, paint, tmp_path / "images", per_description=2)
-    command = ("adversarial", world_store, "pentagon", "hexagon", "--score", tmp_path / "images")
+    store = run.layout.root
+    command = ("adversarial", store, "pentagon", "hexagon", "--score", tmp_path / "images")
     found = score(tmp_path / "images", run, shown="pentagon", mistaken_for="hexagon")
     told = invoke(*command)
     assert told.exit_code == 0, told.output
@@ -226,6 +231,6 @@ def test_the_command_scores_a_folder(world_store: Path, run: OpenRun, tmp_path: 
     empty = tmp_path / "empty.txt"
     empty.write_text("\n")
     for words in (empty, tmp_path / "none.txt"):
-        failed = invoke("adversarial", world_store, "star", "heart", "--words", words)
+        failed = invoke("adversarial", store, "star", "heart", "--words", words)
         assert failed.exit_code == 2
         assert len(failed.stderr.strip().splitlines()) == 1

@@ -36,9 +36,12 @@ from lensbase.schema.errors import (
 TEXTS = ["a small pentagon on sand", "a large pentagon on water"]
 
 
-@pytest.fixture
-def run(world_store: Path) -> OpenRun:
-    return open_store(world_store).run()._run
+@pytest.fixture(scope="module")
+def run(world_store: Path, tmp_path_factory: pytest.TempPathFactory) -> OpenRun:
+    """A copy's: the classifiers that are asked for are kept in the store."""
+    path = tmp_path_factory.mktemp("own") / "s.lens"
+    shutil.copytree(world_store, path, symlinks=True)
+    return open_store(path).run()._run
 
 
 # Painting
