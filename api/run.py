@@ -298,8 +298,10 @@ class RunView(ClassQuestions, NeuronQuestions):
         kept += ["tokens"] if shape.tokens else []
         if shape.head_token_layers:
             kept.append(f"head-tokens of {layers_named(shape.head_token_layers)}")
+        neurons = "none kept"
         if shape.neuron_layers:
-            kept.append(f"neurons of {layers_named(shape.neuron_layers)}")
+            read = ", with what they read" if shape.neuron_input else ""
+            neurons = f"those of {layers_named(shape.neuron_layers)}{read}"
         residual = facts["max_residual"]
         return Card(
             f"run {self.name}",
@@ -311,6 +313,7 @@ class RunView(ClassQuestions, NeuronQuestions):
                 "data set": facts["dataset"],
                 "images": f"{images}, {rejected:,} of them rejected",
                 "kept": ", ".join(kept),
+                "neurons": neurons,
                 "default pool": facts["default_pool"] or "none",
                 "size": human_bytes(facts["bytes"] or 0),
                 "terms add up to": "nothing yet" if residual is None else f"{residual:.1e} of |M|",

@@ -54,7 +54,7 @@ class VerifyReport:
             f"{count:,} {what}{'' if count == 1 else 's'}" for what, count in self.checked.items()
         )
         if self.ok:
-            return f"verified ({self.level}), nothing is wrong: {counted}"
+            return f"verified ({self.level}), nothing is wrong:\n{counted}"
         listed = "\n".join(f"- {problem}" for problem in self.problems)
         return f"verified ({self.level}), {len(self.problems)} problems: {counted}\n{listed}"
 

@@ -85,7 +85,7 @@ def take_tour(guide: Guide, store: Path, *, picture: Path) -> None:
         f"Neurons, seen through what later heads make of them: those that write {_FOUND!r}, and "
         "what the first of them writes besides, as a sum of texts:"
     )
-    guide.shell(f'lensbase find {place} "{_FOUND}" -k 3')
+    guide.python(f"list(clip.find_neurons({_FOUND!r}, k=3)['component'])")
     neuron = opened.run().find_neurons(_FOUND, k=1)["component"][0]
     guide.shell(f"lensbase neuron texts {place} {neuron} -m 5")
     guide.say(
