@@ -152,6 +152,9 @@ _IMAGES = (
        JOIN dataset d ON d.dataset_id = i.dataset_id{join}""",
 )
 
+# Views that are not called after the table whose rows they show.
+_TABLES = {"neuron_top_images": "neuron_top", "head_effects_by_label": "head_effect"}
+
 RESERVED_COLUMNS = frozenset(
     {"run", "image_id", "row", "key", "label", "subgroup", "status", "reason"}
     | {"width", "height", "sha256", "dataset"}
@@ -219,7 +222,13 @@ def _fill_data_dictionary(connection: duckdb.DuckDBPyConnection) -> None:
         (name, None, None, comment) for name, comment in sorted(relations.items())
     ]
     for relation, column, kind in columns:
-        meaning = own.get((relation, column)) or comments.get(column) or "column of the manifest"
+        table = _TABLES.get(relation, relation.removesuffix("s"))
+        meaning = (
+            own.get((relation, column))
+            or own.get((table, column))
+            or comments.get(column)
+            or "column of the manifest"
+        )
         rows.append((relation, column, kind, meaning))
     connection.execute("DELETE FROM data_dictionary")
     connection.executemany("INSERT INTO data_dictionary VALUES (?, ?, ?, ?)", rows)

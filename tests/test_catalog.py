@@ -129,6 +129,26 @@ def test_every_relation_and_column_is_explained(layout: Layout) -> None:
     assert len(columns) > 100
 
 
+def test_a_view_explains_columns_as_its_own_table_does(layout: Layout) -> None:
+    """Columns of one name mean different things in different tables."""
+    told = {
+        (row["relation"], row["column"]): row["comment"]
+        for row in open_snapshot(layout.root).rows("SELECT * FROM data_dictionary")
+    }
+    for view, table, columns in (
+        ("neuron_peaks", "neuron_peak", ("norm", "coefficient")),
+        ("neuron_top_images", "neuron_top", ("norm", "rank")),
+        ("neuron_texts", "neuron_text", ("coefficient", "rank")),
+        ("neurons", "neuron", ("mean_norm", "norm_p98")),
+        ("head_effects", "head_effect", ("norm", "share")),
+        ("heads", "head", ("mean_norm",)),
+    ):
+        for column in columns:
+            assert told[view, column] == told[table, column], f"{view}.{column}"
+    assert "head" not in told["neuron_peaks", "norm"]
+    assert "picking" not in told["neuron_top_images", "rank"]
+
+
 def _publish_many(root: Path, count: int) -> None:
     for _ in range(count):
         _add_image(Layout(root))
