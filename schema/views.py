@@ -222,7 +222,7 @@ def _fill_data_dictionary(connection: duckdb.DuckDBPyConnection) -> None:
         (name, None, None, comment) for name, comment in sorted(relations.items())
     ]
     for relation, column, kind in columns:
-        table = _TABLES.get(relation, relation.removesuffix("s"))
+        table = _TABLES.get(relation) or relation.removesuffix("s")
         meaning = (
             own.get((relation, column))
             or own.get((table, column))
