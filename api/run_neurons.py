@@ -79,12 +79,6 @@ class RunNeurons:
         if not isinstance(found, Neuron):
             msg = f"{address!r} is not a neuron; write L9.N391 for neuron 391 of layer 9."
             raise BadAddress(msg)
-        if found.layer >= self._shape.layers:
-            msg = (
-                f"the model of run {self._row['name']!r} has no neuron {found}: its layers are 0 "
-                f"to {self._shape.layers - 1}."
-            )
-            raise UnknownComponent(msg)
         place = self.place(found.layer)
         if found.neuron >= self.count:
             msg = f"layer {found.layer} has no neuron {found}: it has 0 to {self.count - 1}."
@@ -92,7 +86,16 @@ class RunNeurons:
         return KeptNeuron(found, place)
 
     def place(self, layer: int) -> int:
-        """A layer's place in the neuron arrays; raises `NeuronsNotStored`."""
+        """A layer's place in the neuron arrays.
+
+        Raises `UnknownComponent` for a layer that the model lacks, or `NeuronsNotStored`.
+        """
+        if layer >= self._shape.layers:
+            msg = (
+                f"the model of run {self._row['name']!r} has no layer {layer}: its layers are 0 to "
+                f"{self._shape.layers - 1}."
+            )
+            raise UnknownComponent(msg)
         kept = self._shape.neuron_layers
         if layer in kept:
             return kept.index(layer)
@@ -113,7 +116,7 @@ class RunNeurons:
     def layers(self, chosen: Layers = None) -> list[int]:
         """Layers by number, all kept ones for None, ascending.
 
-        Raises `NeuronsNotStored`, or `BadQuestion` for what are no layers.
+        Raises `UnknownComponent`, `NeuronsNotStored`, or `BadQuestion` for what are no layers.
         """
         if chosen is None:
             if not self._shape.neuron_layers:
