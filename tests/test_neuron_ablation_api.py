@@ -41,6 +41,7 @@ from lensbase.schema.errors import (
     ClassifierMismatch,
     NeuronsNotStored,
     UnknownColumn,
+    UnknownComponent,
 )
 
 F64 = npt.NDArray[np.float64]
@@ -314,7 +315,7 @@ def test_wrong_questions_are_named_errors(
         (BadQuestion, {"layers": []}),
         (BadQuestion, {"layers": "last"}),
         (NeuronsNotStored, {"layers": 7}),
-        (NeuronsNotStored, {"layers": [3, 70]}),
+        (UnknownComponent, {"layers": [3, 70]}),
         (UnknownColumn, {"label": "species"}),
         (BadSelection, {"where": "row < 0"}),
     ]

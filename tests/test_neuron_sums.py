@@ -21,7 +21,13 @@ from lensbase.api import open_store
 from lensbase.api.run import RunView
 from lensbase.ingest.models import load_model
 from lensbase.ingest.world.dataset import write_scenes
-from lensbase.schema.errors import BadQuestion, BadSelection, NeuronsNotStored, UnknownImage
+from lensbase.schema.errors import (
+    BadQuestion,
+    BadSelection,
+    NeuronsNotStored,
+    UnknownComponent,
+    UnknownImage,
+)
 
 F64 = npt.NDArray[np.float64]
 SCENES, LAYERS, N = 24, (3, 6), 512
@@ -140,9 +146,11 @@ def test_wrong_questions_are_named_errors(clip: RunView, world_store: Path) -> N
     for layer in (None, "3", [3, 6], 2.5):
         with pytest.raises(BadQuestion):
             ask(layer)
-    for layer in (4, 7, 12):
+    for layer in (4, 7):
         with pytest.raises(NeuronsNotStored):
             ask(layer)
+    with pytest.raises(UnknownComponent, match="its layers are 0 to 7"):
+        ask(12)
     with pytest.raises(UnknownImage):
         ask(3, [10_000])
     with pytest.raises(BadSelection):
