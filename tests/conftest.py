@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 from shared_data import cifar10, imagenet_samples, text_pools
 
@@ -20,14 +22,28 @@ settings.load_profile("lensbase")
 __all__ = ["cifar10", "imagenet_samples", "text_pools"]
 
 
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A folder that all processes of a test run share: the first to ask for it makes it."""
+    base = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+    folder, done = base / name, base / f"{name}.made"
+    with FileLock(base / f"{name}.lock"):
+        if not done.exists():
+            folder.mkdir()
+            make(folder)
+            done.touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of 150 scenes of the embedded world, with `manifest.csv`."""
     from lensbase.ingest.world.dataset import write_scenes
 
-    folder = tmp_path_factory.mktemp("scenes")
-    write_scenes(folder, count=150, seed=3)
-    return folder
+    return made_once(
+        tmp_path_factory, "scenes", lambda folder: write_scenes(folder, count=150, seed=3)
+    )
 
 
 @pytest.fixture(scope="session")
@@ -35,9 +51,10 @@ def world_store(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with run `r`: these scenes through the shipped CLIP. Copy it before changing it."""
     from world_store import ingest_scenes
 
-    path = tmp_path_factory.mktemp("store") / "s.lens"
-    assert ingest_scenes(scenes, path).complete
-    return path
+    def make(folder: Path) -> None:
+        assert ingest_scenes(scenes, folder / "s.lens").complete
+
+    return made_once(tmp_path_factory, "store", make) / "s.lens"
 
 
 @pytest.fixture(scope="session")
@@ -48,10 +65,12 @@ def neuron_store(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     from lensbase.ingest.pools import TextPool
     from lensbase.ingest.world.pool import text_pool
 
-    path = tmp_path_factory.mktemp("neurons") / "s.lens"
-    pool = TextPool("scenes", tuple(text_pool()))
-    assert ingest_scenes(scenes, path, neurons="all", neuron_input=True, pool=pool).complete
-    return path
+    def make(folder: Path) -> None:
+        pool = TextPool("scenes", tuple(text_pool()))
+        options = {"neurons": "all", "neuron_input": True, "pool": pool}
+        assert ingest_scenes(scenes, folder / "s.lens", **options).complete
+
+    return made_once(tmp_path_factory, "neurons", make) / "s.lens"
 
 
 @pytest.fixture(scope="session")
@@ -63,12 +82,11 @@ def evaluation_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from lensbase.ingest.world.dataset import write_scenes
     from lensbase.ingest.world.pool import text_pool
 
-    folder = tmp_path_factory.mktemp("evaluation")
-    write_scenes(folder, count=1500, seed=77)
-    pool = TextPool("scenes", tuple(text_pool()))
-    path = folder / "s.lens"
-    large = {"batch_size": 256, "segment_rows": 512}
-    assert ingest_scenes(
-        folder, path, neurons="all", neuron_input=True, pool=pool, **large
-    ).complete
-    return path
+    def make(folder: Path) -> None:
+        write_scenes(folder, count=1500, seed=77)
+        pool = TextPool("scenes", tuple(text_pool()))
+        options = {"neurons": "all", "neuron_input": True, "pool": pool}
+        large = {"batch_size": 256, "segment_rows": 512}
+        assert ingest_scenes(folder, folder / "s.lens", **options, **large).complete
+
+    return made_once(tmp_path_factory, "evaluation", make) / "s.lens"
