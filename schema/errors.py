@@ -327,3 +327,26 @@ class PainterFailed(LensbaseError, RuntimeError):
 
 class BadMeans(LensbaseError, ValueError):
     """Mean activations that do not fit the layer whose activations they are to replace."""
+
+
+# Inversion and editing
+
+
+class BadPairs(LensbaseError, ValueError):
+    """Matched units that no inversion can be guided by: none, unknown ones, or dead ones."""
+
+
+class BadTarget(LensbaseError, ValueError):
+    """An image, or maps, that an inversion cannot take as its target."""
+
+
+class BadLatent(LensbaseError, ValueError):
+    """A latent, or a start, that is none of the generator's."""
+
+
+class BadOptimization(LensbaseError, ValueError):
+    """Steps, rates or weights that no optimization can run with."""
+
+
+class UnknownEdit(LensbaseError, KeyError):
+    """An edit of maps that lensbase does not know, or an amount that it does not take."""
