@@ -350,3 +350,30 @@ class BadOptimization(LensbaseError, ValueError):
 
 class UnknownEdit(LensbaseError, KeyError):
     """An edit of maps that lensbase does not know, or an amount that it does not take."""
+
+
+# Members of a model zoo
+
+
+class BadMember(LensbaseError, ValueError):
+    """A zoo member's specification that cannot be read, or a name that two members share."""
+
+
+class NoSuchModule(LensbaseError, LookupError):
+    """A pattern over a model's modules that matches none, or a module that is not hooked."""
+
+
+class NoSpatialMaps(LensbaseError, ValueError):
+    """A hooked module whose output has no places: pooled, a class's score, or never computed."""
+
+
+class BadPictures(LensbaseError, ValueError):
+    """Pictures that a zoo's members cannot see alike: not square, not RGB, or without latents."""
+
+
+class BadGenerator(LensbaseError, ValueError):
+    """A generator whose images are not square RGB in the range that it states."""
+
+
+class ForwardFailed(LensbaseError, RuntimeError):
+    """A model that fails on two pictures of its input size."""
