@@ -27,13 +27,15 @@ Pool: TypeAlias = str | Sequence[str] | Numbers | Values | None
 class Candidates:
     """Texts to pick from, known by a hash; their vectors are read or embedded only when needed.
 
-    `name` and `pool_id` are those of a stored pool, None for anything else.
+    `size` is how many they are; `name` and `pool_id` are those of a stored pool, None for anything
+    else.
     """
 
     def __init__(
         self,
         *,
         sha256: str,
+        size: int,
         vectors: Callable[[], Numbers],
         texts_at: Callable[[Sequence[int]], list[str]],
         name: str | None = None,
@@ -42,6 +44,7 @@ class Candidates:
         self.name = name
         self.pool_id = pool_id
         self.sha256 = sha256
+        self.size = size
         self._vectors = vectors
         self._texts_at = texts_at
         self._known: dict[int, str] = {}
@@ -91,6 +94,7 @@ def candidates_of(run: OpenRun, pool: Pool) -> Candidates:
         raise BadQuestion(msg)
     return Candidates(
         sha256=hashlib.sha256(json.dumps(texts).encode()).hexdigest(),
+        size=len(texts),
         vectors=lambda: run.texts.encode(texts),
         texts_at=lambda places: [texts[place] for place in places],
     )
@@ -103,6 +107,7 @@ def _stored(run: OpenRun, name: str | None) -> Candidates:
         name=known.name,
         pool_id=known.pool_id,
         sha256=sha256,
+        size=len(known.vectors),
         vectors=lambda: known.vectors,
         texts_at=lambda places: run.texts.texts_at(known, places),
     )
@@ -124,6 +129,7 @@ def _vectors(run: OpenRun, array: npt.NDArray[Any], *, texts: list[str] | None) 
     facts = json.dumps([kept.dtype.str, kept.shape, texts]).encode()
     return Candidates(
         sha256=hashlib.sha256(facts + kept.tobytes()).hexdigest(),
+        size=len(kept),
         vectors=lambda: kept,
         texts_at=lambda places: [
             f"vector {place}" if texts is None else texts[place] for place in places

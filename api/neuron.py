@@ -92,8 +92,8 @@ class NeuronView:
         Orthogonal matching pursuit; columns `rank` (the order of picking), `text` and the signed
         `coefficient`. `pool` is a pool's name, a list of texts or vectors, by default the run's
         default pool; `center` takes the pool's mean away from its texts first. Fewer than `m`
-        where no further text adds anything. Raises `BadQuestion`, `UnknownPool` or
-        `TextNotStored`.
+        where no further text adds anything: never more than the joint width or the pool's size.
+        Raises `BadQuestion`, `UnknownPool` or `TextNotStored`.
         """
         question = CodeQuestion.of(self._run, pool, m=m, center=center)
         picks, coefficients = question.code(self._neuron)

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -45,10 +45,14 @@ class CodeQuestion:
 
     @classmethod
     def of(cls, run: OpenRun, pool: Pool, *, m: int, center: bool = False) -> CodeQuestion:
-        """Check a question; raises `BadQuestion`, `UnknownPool` or `TextNotStored`."""
+        """Check a question, its `m` at most `longest`.
+
+        Raises `BadQuestion`, `UnknownPool` or `TextNotStored`.
+        """
         run.neurons.layers()
         m = whole(m, "m", least=1, of="texts")
-        return cls(run, candidates_of(run, pool), m, bool(center))
+        asked = cls(run, candidates_of(run, pool), m, bool(center))
+        return asked if m <= asked.longest else replace(asked, m=asked.longest)
 
     @property
     def note(self) -> str:
@@ -65,6 +69,14 @@ class CodeQuestion:
     def pool(self) -> str | None:
         """The name of the stored pool, None for texts given."""
         return self.candidates.name
+
+    @cached_property
+    def longest(self) -> int:
+        """The most texts that a code can have: a text more is a combination of these.
+
+        The joint width d' or the pool's size, of which centering takes one dimension away.
+        """
+        return min(self.run.shape.embed_dim, max(self.candidates.size - self.center, 1))
 
     @property
     def depth(self) -> int:
@@ -94,12 +106,12 @@ class CodeQuestion:
         if key in held:
             return held[key]
         picks, coefficients = self._kept(layer) or self._computed(layer)
-        if self.m < picks.shape[1]:
+        if self.m < min(picks.shape[1], self.longest):
             picks = picks[:, : self.m]
             coefficients = refitted(self._targets(layer), self.atoms, picks)
         while len(held) >= _IN_MEMORY:
             held.pop(next(iter(held)), None)
-        held[key] = TextCodes(picks, coefficients, self._size)
+        held[key] = TextCodes(picks, coefficients, self.candidates.size)
         return held[key]
 
     def code(self, neuron: KeptNeuron) -> tuple[I64, F64]:
@@ -114,17 +126,13 @@ class CodeQuestion:
             if kept is None:
                 made = sparse_codes(target, self.atoms, m=self.m, path=False)
                 picks, coefficients = made.picks[0], made.coefficients[0]
-            elif self.m < kept[0].shape[1]:
+            elif self.m < min(kept[0].shape[1], self.longest):
                 picks = kept[0][0, : self.m]
                 coefficients = refitted(target, self.atoms, picks[None])[0]
             else:
                 picks, coefficients = kept[0][0], kept[1][0]
         real = picks >= 0
         return np.asarray(picks[real], np.int64), np.asarray(coefficients[real], np.float64)
-
-    @property
-    def _size(self) -> int:
-        return len(self.candidates.vectors)
 
     def _targets(self, layer: int) -> Numbers:
         return self.run.neurons.direction[self.run.neurons.place(layer)]

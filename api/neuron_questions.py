@@ -176,7 +176,7 @@ class NeuronQuestions:
         code of m texts (T3.4), its atoms the texts of a pool, with `center` without the pool's
         mean. `pools` is a pool, a list of pools' names, or a dict from what curves are called to
         their pools; by default the run's default pool. An m past what a pool or the model's width
-        allows counts for as many texts as there are. Three rows without an m: "baseline", "w/o all
+        allows is the largest that they do. Three rows without an m: "baseline", "w/o all
         neurons" (b_n alone) and "x r + b". `images`, `where` and `label` are as in `accuracy`.
         Raises `NeuronsNotStored`, `UnknownPool`, `TextNotStored`, or what `accuracy` raises.
         """

@@ -84,20 +84,24 @@ def neuron_reconstruction(
     names = [BASELINE, ALL, ALONG]
     named = named_pools(run, pools, taken=names)
     ends: list[str] = []
+    ms_used: list[int] = []
     for name, pool in named.items():
         question = CodeQuestion.of(run, pool, m=counts[-1], center=center)
         codes = question.codes(layer)
         most = int((codes.picks >= 0).sum(axis=1).max())
         if most < counts[-1]:
             ends.append(f"{most} of {name}")
+        # A count beyond the largest code is that code's: one row for all of them.
+        real = sorted({min(m, question.m) for m in counts})
         changes += [
-            AlongDirections(effects, rebuilt) for rebuilt in _rebuilt(effects, question, counts)
+            AlongDirections(effects, rebuilt) for rebuilt in _rebuilt(effects, question, real)
         ]
-        names += [name] * len(counts)
+        names += [name] * len(real)
+        ms_used += real
     scored = classify(run, c, found, ablations=changes)
     columns: dict[str, Any] = {
         "pool": names,
-        "m": pa.array([None] * 3 + counts * len(named), pa.int64()),
+        "m": pa.array([None] * 3 + ms_used, pa.int64()),
         "accuracy": np.array([one.overall for one in scored]),
     }
     told = f"all neurons of layer {layer}"

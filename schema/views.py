@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .codes import CODE_LENGTH, CODE_VERSION
-from .tables import metadata
+from .rosetta_tables import metadata
+from .rosetta_views import ROSETTA_COMMENTS, ROSETTA_TABLES, ROSETTA_VIEWS
 
 if TYPE_CHECKING:
     import duckdb
@@ -94,10 +95,14 @@ VIEWS: dict[str, tuple[str, str]] = {
              ON x.run_id = n.run_id AND x.layer = n.layer AND x.neuron = n.neuron""",
     ),
     "neuron_texts": (
-        "Sparse code of each neuron's direction: one row for each picked text (T3.4).",
+        "Sparse codes of the neurons' directions: one row for each picked text (T3.4). WHERE NOT "
+        "centered leaves out those that readers made of a pool less its mean.",
         f"""SELECT r.name AS run, format('L{{}}.N{{}}', n.layer, n.neuron) AS component, n.layer,
-               n.neuron, p.name AS pool, n.m, n.centered, n.rank, t.text, n.coefficient
+               n.neuron, p.name AS pool,
+               greatest(1, least(n.m, p.texts - n.centered::INTEGER, mo.embed_dim)) AS m,
+               n.centered, n.rank, t.text, n.coefficient
            FROM neuron_text n JOIN run r USING (run_id) JOIN pool p USING (pool_id)
+           JOIN model mo USING (model_id)
            JOIN text t ON t.pool_id = n.pool_id AND t.position = n.position
            WHERE n.version = {CODE_VERSION}""",
     ),
@@ -142,6 +147,7 @@ VIEWS: dict[str, tuple[str, str]] = {
            FROM head_effect e JOIN run r USING (run_id) JOIN image i USING (image_id)
            GROUP BY ALL""",
     ),
+    **ROSETTA_VIEWS,
 }
 
 _IMAGES = (
@@ -153,7 +159,11 @@ _IMAGES = (
 )
 
 # Views that are not called after the table whose rows they show.
-_TABLES = {"neuron_top_images": "neuron_top", "head_effects_by_label": "head_effect"}
+_TABLES = {
+    "neuron_top_images": "neuron_top",
+    "head_effects_by_label": "head_effect",
+    **ROSETTA_TABLES,
+}
 
 RESERVED_COLUMNS = frozenset(
     {"run", "image_id", "row", "key", "label", "subgroup", "status", "reason"}
@@ -213,6 +223,12 @@ def _fill_data_dictionary(connection: duckdb.DuckDBPyConnection) -> None:
         (table.name, column.name): column.comment or ""
         for table in metadata.sorted_tables
         for column in table.columns
+    }
+    own |= {
+        ("neuron_texts", "m"): "texts that the code was fitted with: no more than its pool and the "
+        "joint space allow",
+        ("neuron_texts", "centered"): "whether the pool's mean was taken from its texts first, as "
+        "a reader asked; of an ingest never",
     }
     columns = connection.execute(
         "SELECT table_name, column_name, data_type FROM duckdb_columns() "

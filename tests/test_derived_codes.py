@@ -71,10 +71,9 @@ def test_codes_asked_for_are_there_in_sql(path: Path) -> None:
         ]
         for one in options:
             clip.image(0).concepts([2, 3], **one)
-            found = store.sql(
-                CODES,
-                ["L3.N9", one.get("pool", "scenes"), max(one.get("m", 16), 16), "center" in one],
-            )
+            # The pool "own" has 3 texts.
+            m = 3 if "pool" in one else max(one.get("m", 16), 16)
+            found = store.sql(CODES, ["L3.N9", one.get("pool", "scenes"), m, "center" in one])
             texts = clip.neuron("L3.N9").texts(**(one | {"m": max(one.get("m", 16), 16)}))
             assert found["text"].tolist() == texts["text"].tolist()
             np.testing.assert_array_equal(found["coefficient"], texts["coefficient"])
@@ -85,8 +84,25 @@ def test_codes_asked_for_are_there_in_sql(path: Path) -> None:
     assert kinds(path) == [
         (layer, *kind)
         for layer in (2, 3)
-        for kind in (("own", 16, False), ("scenes", 16, True), ("scenes", 20, False))
+        for kind in (("own", 3, False), ("scenes", 16, True), ("scenes", 20, False))
     ]
+
+
+def test_no_view_states_more_texts_than_a_code_can_have(path: Path) -> None:
+    """Of 3 texts 3, of them centered 2, and 64 in a joint space of 64 dimensions."""
+    with open_store(path) as store:
+        clip = store.run()
+        clip.image(0).concepts(2, "own", m=50)
+        clip.image(0).concepts(2, "own", center=True)
+        clip.image(0).concepts(2, m=200)
+    real = [(2, "own", 2, True), (2, "own", 3, False), (2, "scenes", 64, False)]
+    assert kinds(path) == real
+    compact(path)
+    assert kinds(path) == real
+    with open_store(path) as store:
+        longest = "SELECT m, max(rank) AS last FROM neuron_texts GROUP BY ALL HAVING last > m"
+        assert store.sql(longest).rows() == []
+        assert len(store.run().neuron("L2.N9").texts("own", m=50)) == 3
 
 
 def test_compacting_moves_codes_into_the_catalogue(path: Path) -> None:

@@ -192,7 +192,13 @@ def test_pools_may_be_texts_or_vectors(
         found = neuron.texts(given, m=5)
         np.testing.assert_allclose(found["coefficient"], fits[-1] * scale, atol=1e-4)
     assert neuron.texts(vectors, m=1)["text"].tolist() == [f"vector {picks[0]}"]
-    assert len(neuron.texts(chosen[:2], m=9)) == 2  # there are no more
+    for pool, center, real in ((chosen[:2], False, 2), (chosen[:9], True, 8), (None, False, 64)):
+        found = neuron.texts(pool, m=100, center=center)  # there are no more
+        assert len(found) == real
+        assert f"codes of {real} texts" in str(found.note)
+        assert f"codes of {real} texts" in str(
+            clip.image(0).concepts(PLACE, pool, m=100, center=center).note
+        )
     assert "of the texts given" in str(by_texts.note)
 
 
