@@ -207,8 +207,10 @@ def segment_rows_for(run: RunShape, *, most: int = 1024, budget: int = 128 << 20
 
 
 def fill_value(dtype: np.dtype[Any]) -> float | int:
-    """What stands where nothing was written: NaN, or -1 among whole numbers."""
-    return float("nan") if dtype.kind == "f" else -1
+    """What stands where nothing was written: NaN, or -1 among whole numbers (0 without a sign)."""
+    if dtype.kind == "f":
+        return float("nan")
+    return 0 if dtype.kind in "ub" else -1
 
 
 def declare(

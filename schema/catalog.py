@@ -23,6 +23,8 @@ from .layout import Layout
 from .role_files import write_back_published
 from .upgrade import upgrade_catalog
 from .views import create_views
+from .zoo_files import sweep_zoos
+from .zoos import zoo_entries
 
 if TYPE_CHECKING:
     import duckdb
@@ -283,12 +285,13 @@ def _seal(draft: Draft) -> dict[str, Any]:
         "SELECT name, folder, (SELECT count(*) FROM segment s WHERE s.run_id = r.run_id) "
         "FROM run r ORDER BY name"
     ).fetchall()
+    zoos = zoo_entries(draft.connection)
     info = draft.info
     numbers = {"next_run_id": info.next_run_id, "next_image_id": info.next_image_id}
     draft.session.commit()
     draft.connection.execute("CHECKPOINT")
     runs = {name: {"folder": folder, "segments": count} for name, folder, count in rows}
-    return {"generation": draft.generation, "runs": runs} | numbers
+    return {"generation": draft.generation, "runs": runs, "zoos": zoos} | numbers
 
 
 def _point_to(layout: Layout, generation: int) -> None:
@@ -316,16 +319,14 @@ def _prune(layout: Layout) -> None:
 
 
 def _sweep(layout: Layout) -> None:
-    """Remove the files of runs that no generation on disk refers to."""
-    used = {
-        run["folder"]
-        for number in whole_generations(layout)
-        for run in durable.read_json(layout.snapshot_of(number))["runs"].values()
-    }
+    """Remove the files of runs and zoos that no generation on disk refers to."""
+    kept = [durable.read_json(layout.snapshot_of(number)) for number in whole_generations(layout)]
+    used = {run["folder"] for generation in kept for run in generation["runs"].values()}
     for kind in ("runs", "segments", "thumbnails"):
         for folder in (layout.root / kind).glob("*"):
             if folder.name not in used:
                 shutil.rmtree(folder, ignore_errors=True)
+    sweep_zoos(layout, kept)
 
 
 def whole_generations(layout: Layout) -> list[int]:

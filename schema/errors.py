@@ -299,7 +299,7 @@ class BadSize(LensbaseError, ValueError):
 
 
 class MemoryTooSmall(LensbaseError, ValueError):
-    """Fitting one neuron layer alone needs more memory than is allowed."""
+    """The smallest part of a job needs more memory than is allowed."""
 
 
 # Adversarial images
@@ -349,7 +349,11 @@ class BadOptimization(LensbaseError, ValueError):
 
 
 class UnknownEdit(LensbaseError, KeyError):
-    """An edit of maps that lensbase does not know, or an amount that it does not take."""
+    """An edit of maps that lensbase does not know."""
+
+
+class BadEdit(LensbaseError, ValueError):
+    """An amount that an edit of maps does not take."""
 
 
 # Members of a model zoo
@@ -377,3 +381,57 @@ class BadGenerator(LensbaseError, ValueError):
 
 class ForwardFailed(LensbaseError, RuntimeError):
     """A model that fails on two pictures of its input size."""
+
+
+# Rosetta zoos
+
+
+class UnknownZoo(LensbaseError, KeyError):
+    """A zoo that the store does not hold."""
+
+
+class AmbiguousZoo(LensbaseError, LookupError):
+    """A question about a zoo to a store with several, none of them named."""
+
+
+class UnknownMember(LensbaseError, KeyError):
+    """A model that the zoo does not have."""
+
+
+class UnknownUnit(LensbaseError, KeyError):
+    """A unit's address that names no channel of any hooked module of the zoo."""
+
+
+class NoMatches(LensbaseError, LookupError):
+    """A picture of matched units where no units match."""
+
+
+class MapsNotStored(LensbaseError, LookupError):
+    """Example pictures, or maps of a unit, that the zoo does not keep."""
+
+
+class ZooMismatch(LensbaseError, ValueError):
+    """Adding to a zoo what was mined on other pictures, or with other weights or settings."""
+
+
+class ZooIncomplete(LensbaseError, RuntimeError):
+    """A zoo to be published of which pairs or statistics are not kept yet."""
+
+
+# Mining
+
+
+class BadZooPairs(LensbaseError, ValueError):
+    """Pairs of a zoo's members that cannot be mined: a member that is not there, or one twice."""
+
+
+class MapsNotFinite(LensbaseError, ValueError):
+    """A unit whose map holds NaN or infinity, or values too large to square."""
+
+
+class MapsMismatch(LensbaseError, ValueError):
+    """Maps that are not of the channels and the grid that their module was declared with."""
+
+
+class MiningMismatch(LensbaseError, ValueError):
+    """A kept state of another mining run: other models, pairs, images or settings."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import duckdb
 
 FORMAT_MAJOR = 1
-FORMAT_MINOR = 2
+FORMAT_MINOR = 3
 
 
 def check_format(layout: Layout) -> None:

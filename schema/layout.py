@@ -113,6 +113,35 @@ class Layout:
         return self.root / "derived" / table / f"{fingerprint}.parquet"
 
     @property
+    def zoos(self) -> Path:
+        """The folder of all Rosetta zoos."""
+        return self.root / "rosetta"
+
+    def zoo(self, folder: str) -> Path:
+        """The Zarr group of a zoo's arrays."""
+        return self.zoos / folder
+
+    def zoo_pair(self, folder: str, first: str, second: str) -> Path:
+        """The Zarr group of the nearest units of two models in each other."""
+        return self.zoo(folder) / "pairs" / f"{first}~{second}"
+
+    def zoo_model(self, folder: str, member: str) -> Path:
+        """The Zarr group of the statistics of a model's units."""
+        return self.zoo(folder) / "models" / member
+
+    def zoo_examples(self, folder: str, label: int) -> Path:
+        """The Zarr group of example pictures and the maps of matched units."""
+        return self.zoo(folder) / f"examples-{label}"
+
+    def zoo_state(self, folder: str) -> Path:
+        """The folder of a mining in the making; no part of the store."""
+        return self.zoo(folder) / "state"
+
+    def zoo_dropped(self, folder: str) -> Path:
+        """The file that says that a zoo's files may go once no kept generation names them."""
+        return self.zoo(folder) / "dropped"
+
+    @property
     def publish_lock(self) -> Path:
         """Held while a generation is made and published."""
         return self.root / "locks" / "publish.lock"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .tables import metadata
+from .rosetta_tables import metadata
 
 if TYPE_CHECKING:
     from sqlalchemy import Column, Connection

@@ -224,6 +224,7 @@ def _fill_data_dictionary(connection: duckdb.DuckDBPyConnection) -> None:
         for table in metadata.sorted_tables
         for column in table.columns
     }
+    own |= ROSETTA_COMMENTS
     own |= {
         ("neuron_texts", "m"): "texts that the code was fitted with: no more than its pool and the "
         "joint space allow",

@@ -191,8 +191,6 @@ def test_too_many_tuples_are_refused_before_they_are_formed() -> None:
         np.arange(n) + 1,
         np.ones(n, np.int64),
     )
-    with pytest.raises(
-        BadQuestion, match=r"1,000,000,000 tuples.*min_correlation="
-    ):
+    with pytest.raises(BadQuestion, match=r"1,000,000,000 tuples.*min_correlation="):
         rosetta_tuples([every] * 3)
     assert len(rosetta_tuples([every] * 3, min_correlation=0.6)) == 0

@@ -1,4 +1,4 @@
-"""Stores of formats 1.0 and 1.1: they say how to upgrade, and answer the same afterwards."""
+"""Stores of formats 1.0 to 1.2: they say how to upgrade, and answer the same afterwards."""
 
 from __future__ import annotations
 
@@ -32,12 +32,21 @@ NEW_COLUMNS = {
             "neuron_peak_complete",
         )
     },
+    3: {},
 }
 NEW_TABLES = {
     1: ("annotation", "derived"),
     2: ("neuron", "neuron_peak", "neuron_top", "neuron_text"),
+    3: (
+        "rosetta_run",
+        "rosetta_model",
+        "rosetta_pair",
+        "rosetta_unit",
+        "rosetta_match",
+        "rosetta_concept",
+    ),
 }
-NEW_ARRAYS = {1: ("layer_sum", "layer_total"), 2: ()}
+NEW_ARRAYS = {1: ("layer_sum", "layer_total"), 2: (), 3: ()}
 
 
 def as_of(store: Path, path: Path, minor: int) -> Path:
@@ -46,7 +55,7 @@ def as_of(store: Path, path: Path, minor: int) -> Path:
     layout = Layout(path)
     catalog = layout.catalog(current_generation(layout))
     catalog.chmod(0o644)
-    later = range(minor + 1, 3)
+    later = range(minor + 1, 4)
     with duckdb.connect(str(catalog)) as connection:
         views = connection.execute("SELECT view_name FROM duckdb_views() WHERE NOT internal")
         for (name,) in views.fetchall():
@@ -114,6 +123,20 @@ def test_a_store_of_format_1_1_answers_the_same_and_has_no_neurons(
         assert len(before.neurons) == len(old.sql("SELECT * FROM neuron_texts")) == 0
         with pytest.raises(NeuronsNotStored, match="--neurons"):
             before.neuron("L5.N3")
+
+
+def test_a_store_of_format_1_2_answers_the_same_and_has_no_zoos(
+    world_store: Path, tmp_path: Path
+) -> None:
+    path = as_of(world_store, tmp_path / "old.lens", 2)
+    with pytest.raises(FormatTooOld, match=r"has format 1\.2.*`lensbase upgrade .*old\.lens`"):
+        open_store(path)
+    upgrade(path)
+    assert verify(path, level="checksums").ok
+    with open_store(path) as old, open_store(world_store) as new:
+        for query in ("SELECT * FROM runs", "SELECT * FROM heads ORDER BY ALL"):
+            assert old.sql(query).rows() == new.sql(query).rows()
+        assert len(old.sql("SELECT * FROM rosetta_zoos")) == 0
 
 
 def test_an_upgraded_catalogue_has_the_tables_of_a_new_one(old_store: Path, tmp_path: Path) -> None:
