@@ -220,7 +220,9 @@ def _pursue(targets: F64, pool: _Pool, m: int, tolerance: float) -> _Found:
 
 def _best(left: F64, length: F64, pool: _Pool, scores: F32) -> tuple[I64, F64]:
     """The atom of largest |<r, t>| for each residual [B, E] and that product, first on ties."""
-    np.matmul(left.astype(np.float32), pool.rounded.T, out=scores)
+    # BLAS kernels read past the end of short rows, and what they meet there may set the flag.
+    with np.errstate(invalid="ignore"):
+        np.matmul(left.astype(np.float32), pool.rounded.T, out=scores)
     np.abs(scores, out=scores)
     every = np.arange(len(scores))
     leader = scores.argmax(axis=1)
