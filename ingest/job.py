@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast, get_args
+from typing import TYPE_CHECKING, Any, TypeAlias, cast, get_args
 
 from ..schema.arrays import Storage, segment_rows_for
 from ..schema.catalog import create_store, publishing
@@ -21,6 +21,7 @@ from .begin import BegunRun, Request, RunBegun, begin_run, check_same, requested
 from .decompose import head_basis, projection_weights
 from .devices import choose_device, default_threads, free_batch_size, neuron_memory
 from .finalize import find_texts
+from .model_plan import known_layers
 from .models import load_model
 from .neuron_layers import choose_neuron_layers, one_width, plan_passes
 from .neuron_stage import Notice, Progress
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
     from torch import nn
 
     from .models import LoadedModel
+
+Choice: TypeAlias = str | Sequence[int] | None
+Chosen: TypeAlias = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 
 _REFERENCE = 5000  # images, as in section 3.3
 
@@ -108,6 +112,8 @@ def ingest(
     if neurons in (None, "none", (), []):
         _no_neuron_options(neuron_input=neuron_input, reference=reference, memory=memory)
     images_fitted_to, memory = _reference(reference), _memory(memory)
+    if (known := known_layers(model)) is not None:
+        _layers(heads, head_tokens, neurons, layers=known)
     source = open_source(images, limit=limit, where=where)
     table = source.table()
     device = choose_device(devices)
@@ -122,11 +128,11 @@ def ingest(
     info = loaded.info
     data = check_name(dataset, kind="data set") if dataset else slug(Path(source.root).stem)
     name = run or slug("-".join(filter(None, (info.name, _tag(info.pretrained), data))))
-    chosen = choose_neuron_layers(neurons, layers=info.layers)
+    head_layers, token_layers, chosen = _layers(heads, head_tokens, neurons, layers=info.layers)
     settings = Settings(
-        head_layers=choose_layers(heads, layers=info.layers, option="--heads"),
+        head_layers=head_layers,
         tokens=table.num_rows <= 100_000 if tokens is None else tokens,
-        head_token_layers=choose_layers(head_tokens, layers=info.layers, option="--head-tokens"),
+        head_token_layers=token_layers,
         thumbnails=thumbnails,
         precision=precision,
         device=device.split(":")[0],
@@ -230,6 +236,15 @@ def _passes(
     )
 
 
+def _layers(heads: Choice, head_tokens: Choice, neurons: Choice, *, layers: int) -> Chosen:
+    """Layers whose heads, heads' tokens and neurons are kept; raises as their readers do."""
+    return (
+        choose_layers(heads, layers=layers, option="--heads"),
+        choose_layers(head_tokens, layers=layers, option="--head-tokens"),
+        choose_neuron_layers(neurons, layers=layers),
+    )
+
+
 def _say_nothing(message: str) -> None:
     """Tell nobody what begins."""
 
@@ -238,8 +253,8 @@ def _no_neuron_options(**given: bool | int | None) -> None:
     for name, value in given.items():
         if value is not None and value is not False:
             msg = (
-                f"{name}={value} is about neurons, and no layer's are kept; choose some with "
-                "neurons= (--neurons default)."
+                f"{name} (--{name.replace('_', '-')}) is about neurons, and no layer's are kept; "
+                "choose some with neurons (--neurons default)."
             )
             raise BadQuestion(msg)
 

@@ -113,6 +113,28 @@ def plan_model(name: str, pretrained: str | None) -> Plan:
     raise UnknownModel(msg + _nearest(pretrained, tags))
 
 
+def known_layers(name: Any) -> int | None:
+    """Layers of a named model's image tower; None where only loading the model tells."""
+    if not isinstance(name, str):
+        return None
+    if name == WORLD:
+        from .world.model import CONFIG
+
+        return CONFIG["vision_cfg"]["layers"]
+    schema, identifier = parse_model_name(name)
+    try:
+        if schema == "local-dir":
+            file = Path(identifier).expanduser() / "open_clip_config.json"
+            config = json.loads(file.read_text(encoding="utf-8"))["model_cfg"]
+        else:
+            config = None if schema else get_model_config(name.replace("/", "-"))
+        found = (config or {})["vision_cfg"]["layers"]
+    # Whatever is wrong with it is `plan_model`'s to say.
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return found if isinstance(found, int) else None
+
+
 def _tagged_plan(plan: Plan, tag_name: str, tag: dict[str, Any]) -> Plan:
     # Where no sibling with QuickGELU exists, open_clip's configuration is the only word on it.
     if tag.get("quick_gelu") and not plan.config.get("quick_gelu"):

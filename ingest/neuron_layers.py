@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..queries.second_order import LARGEST
-from ..schema.errors import MemoryTooSmall, NoSecondOrderEffect, UnsupportedModel
+from ..schema.errors import BadAddress, MemoryTooSmall, NoSecondOrderEffect, UnsupportedModel
 from .settings import choose_layers
 from .tower import read_tower
 
@@ -38,8 +38,9 @@ def check_layers(layers: Sequence[int], count: int) -> None:
     if layers and ascending and layers[0] >= 0 and layers[-1] < count - 1:
         return
     msg = (
-        f"layers {tuple(layers)} are not ascending layers with attention after them: 0 to "
-        f"{count - 2} of this tower's 0 to {count - 1}; the last has no second-order effect"
+        f"layers {', '.join(map(str, layers)) or 'none'} are not ascending layers with attention "
+        f"after them: 0 to {count - 2} of this tower's 0 to {count - 1}; the last has no "
+        "second-order effect"
     )
     raise NoSecondOrderEffect(msg)
 
@@ -51,13 +52,25 @@ def choose_neuron_layers(choice: str | Sequence[int] | None, *, layers: int) -> 
     `last:4` counted from the one before the last. Raises `NoSecondOrderEffect` for the last
     layer and `BadAddress` for what chooses no layers.
     """
-    if choice == "default":
-        choice = "last:3"
-    if isinstance(choice, str) and (choice == "all" or choice.startswith("last:")):
-        return choose_layers(choice, layers=layers - 1, option="--neurons")
-    chosen = choose_layers(choice, layers=layers, option="--neurons")
-    if chosen:
-        check_layers(chosen, layers)
+    last = layers - 1
+    asked = "last:3" if choice == "default" else choice
+    counted = isinstance(asked, str) and (asked == "all" or asked.startswith("last:"))
+    given = choice if isinstance(choice, str) or choice is None else ",".join(map(str, choice))
+    usable = (
+        f"Write default (the three before the last), all, last:N, or numbers from 0 to {last - 1} "
+        f"such as {','.join(map(str, range(max(0, last - 3), last)))}."
+    )
+    try:
+        chosen = choose_layers(asked, layers=last if counted else layers, option="--neurons")
+    except BadAddress:
+        msg = f"--neurons {given} does not choose layers of a model with {layers}. {usable}"
+        raise BadAddress(msg) from None
+    if last in chosen:
+        msg = (
+            f"--neurons {given} has layer {last}, the last of the model: no attention reads its "
+            f"neurons, so they have no second-order effect. {usable}"
+        )
+        raise NoSecondOrderEffect(msg)
     return chosen
 
 
@@ -66,7 +79,8 @@ def one_width(visual: nn.Module, layers: Sequence[int]) -> int:
     tower = read_tower(visual)
     found = {neuron_count(tower, layer) for layer in layers}
     if len(found) > 1:
-        msg = f"layers {tuple(layers)} have {sorted(found)} neurons; give layers with as many each."
+        named, sizes = (", ".join(map(str, sorted(ones))) for ones in (layers, found))
+        msg = f"layers {named} have {sizes} neurons; give layers with as many each."
         raise UnsupportedModel(msg)
     return found.pop() if found else 0
 

@@ -234,8 +234,11 @@ def test_neurons_are_asked_for_and_stages_are_told(scenes: Path, tmp_path: Path)
 
 def test_a_wrong_option_about_neurons_leaves_no_store(scenes: Path, tmp_path: Path) -> None:
     for options, said in (
-        (["--neurons", "7"], "the last has no second-order effect"),
-        (["--neurons", "x"], "--neurons 'x' does not choose layers"),
+        (["--neurons", "7"], "no second-order effect. Write default"),
+        (["--neurons", "8"], "numbers from 0 to 6 such as 4,5,6"),
+        (["--neurons", "x"], "--neurons x does not choose layers"),
+        (["--neurons", "none", "--neuron-input"], "neuron_input (--neuron-input) is about neurons"),
+        (["--reference", "20"], "reference (--reference) is about neurons"),
         (["--neurons", "5", "--memory", "4 apples"], "write one such as 4GB, 4GiB"),
         (["--neurons", "5", "--memory", "0"], "memory '0' is no number of bytes"),
         (["--neurons", "5", "--reference", "0"], "a reference set of 0 images"),
@@ -243,6 +246,26 @@ def test_a_wrong_option_about_neurons_leaves_no_store(scenes: Path, tmp_path: Pa
         done = invoke(*command(scenes, tmp_path / "s.lens", *options))
         assert (done.exit_code, said in done.stderr) == (2, True), done.stderr
         assert not (tmp_path / "s.lens").exists()
+
+
+def test_layers_are_checked_before_weights_are_looked_for(scenes: Path, tmp_path: Path) -> None:
+    """Of a model by name and a folder's: their weights are not even there."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    config = {"model_cfg": {"embed_dim": 64, "vision_cfg": {"layers": 5}}}
+    (folder / "open_clip_config.json").write_text(json.dumps(config), encoding="utf-8")
+    for model, layers in ((f"local-dir:{folder}", 5), ("ViT-B-16", 12)):
+        for option in ("--neurons", "--heads", "--head-tokens"):
+            done = invoke(
+                *["ingest", tmp_path / "s.lens", scenes, "--model", model, option, str(layers)]
+            )
+            assert (done.exit_code, f"a model with {layers}" in done.stderr) == (2, True), option
+        done = invoke(
+            *["ingest", tmp_path / "s.lens", scenes, "--model", model, "--neurons", "2"],
+            *([] if layers == 5 else ["--pretrained", "none.pt"]),
+        )
+        assert (done.exit_code, "there is no checkpoint" in done.stderr) == (2, True), done.stderr
+    assert not (tmp_path / "s.lens").exists()
 
 
 def test_sizes_are_read_as_people_write_them() -> None:

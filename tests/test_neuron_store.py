@@ -196,10 +196,11 @@ def test_rejected_images_have_no_neurons(few: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "error", "said"),
     [
-        ({"neurons": "5,7"}, NoSecondOrderEffect, "the last has no second-order effect"),
-        ({"neurons": [7]}, NoSecondOrderEffect, "0 to 6 of this tower's 0 to 7"),
-        ({"neurons": "8"}, BadAddress, r"--neurons '8' does not choose layers"),
-        ({"neurons": "some"}, BadAddress, r"--neurons 'some' does not choose layers"),
+        ({"neurons": "5,7"}, NoSecondOrderEffect, "--neurons 5,7 has layer 7, the last of the mod"),
+        ({"neurons": [7]}, NoSecondOrderEffect, "--neurons 7 has .*numbers from 0 to 6 such as"),
+        ({"neurons": "8"}, BadAddress, "with 8. Write default .*all, last:N, or numbers from 0 t"),
+        ({"neurons": [5, 9]}, BadAddress, "--neurons 5,9 does not.*to 6 such as 4,5,6"),
+        ({"neurons": "some"}, BadAddress, "--neurons some does not choose layers"),
         ({"reference": 0}, BadSelection, "a reference set of 0 images"),
         (
             {"memory": 100},

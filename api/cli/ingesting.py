@@ -57,8 +57,8 @@ def ingest(
         str | None,
         typer.Option(
             metavar="LAYERS",
-            help="Keep neurons of: default (the three layers before the last), all, or 8,9,10; "
-            "the last layer has none.",
+            help="Keep neurons of: default (the three layers before the last), all, last:N, or "
+            "8,9,10; the last layer has none.",
         ),
     ] = None,
     neuron_input: Annotated[
