@@ -13,6 +13,7 @@ from .whole_numbers import whole
 
 _ITEM = re.compile(r"\s*(?:\(?\d{1,4}[.):](?!\d)|[-*+•–—](?=\s))\s*(?P<text>\S.*)")
 _THOUGHTS = re.compile(r"<think>.*?</think>", re.DOTALL)
+_SOME = "give some, one a line in a file of --words, or leave them to the neurons (spurious_texts)."
 _QUOTES = " \t\"'`“”‘’"
 _IRREGULAR = {
     "child": "children",
@@ -165,11 +166,11 @@ def checked_words(words: Sequence[str]) -> list[str]:
     given: Any = words
     listed = [] if isinstance(given, str) else list(given)
     if not listed or not all(isinstance(word, str) for word in listed):
-        msg = f"{given!r} is no list of words; give some, such as those of spurious_texts."
+        msg = f"{given!r} is no list of words; {_SOME}"
         raise BadQuestion(msg)
     found = list(dict.fromkeys(filter(None, (" ".join(word.split()) for word in listed))))
     if not found:
-        msg = "all words are blank; give some, such as those of spurious_texts."
+        msg = f"all words are blank; {_SOME}"
         raise BadQuestion(msg)
     return found
 

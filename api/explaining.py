@@ -14,6 +14,7 @@ from .open_run import OpenRun
 from .result import Result
 from .run_model import run_model
 from .run_neurons import Layers
+from .whole_numbers import whole
 
 
 def explain(
@@ -28,18 +29,23 @@ def explain(
     signed: bool = True,
 ) -> Result:
     """What an image shows; see `RunView.explain`."""
+    k = whole(k, "k", least=0, of="texts")
     question = CodeQuestion.of(run, pool, m=m, center=center)
     layers = run.neurons.layers(layer)
     threshold = run.neurons.threshold
+    from ..ingest.images import opened
+
+    # What needs no model is refused before one is loaded.
+    picture = opened(image)
     model = run_model(
         run,
         to="to look at an image that is in no store",
-        otherwise="Images of the run need no model: clip.image(...).concepts().",
+        otherwise="Images of the run need no model: `lensbase image concepts`.",
     )
     from ..ingest.one_image import neuron_numbers
 
     group = run.layout.arrays(run.row["folder"])
-    found = neuron_numbers(model, image, group=group, shape=run.shape, layers=layers)
+    found = neuron_numbers(model, picture, group=group, shape=run.shape, layers=layers)
     # As the run holds them: a norm that rounds to a neuron's threshold does so in both.
     kept = np.dtype(run.shape.storage)
     effects = {

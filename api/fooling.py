@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 F32 = npt.NDArray[np.float32]
 
 _BATCH = 64
+_PAINTED = "name one with images; in Python, lensbase.api.adversarial.generate paints some."
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -93,12 +94,7 @@ class Judge:
         if pixels:
             parts.append(self._similarities(pixels))
         if not seen:
-            msg = (
-                f"{root} holds no image that can be read"
-                f"{': ' + unread[0] if unread else ''}; generate(descriptions, painter, folder) "
-                "paints some."
-            )
-            raise NoImages(msg)
+            raise _no_images(root, unread)
         similarity = np.concatenate(parts)
         notes = [
             f"{counted(missing, 'image')} of the manifest taken out" if missing else "",
@@ -164,7 +160,16 @@ def score(
     `lensbase ingest STORE FOLDER/manifest.csv --model MODEL` takes them in as a run of their own.
     Raises `SourceNotFound`, `BadManifest`, `NoImages`, or what `judge` raises.
     """
+    # What needs no model is refused before one is loaded.
+    check_classes(shown, mistaken_for)
+    if not _listed(Path(folder))[0]:
+        raise _no_images(Path(folder), [])
     return judge(run, shown, mistaken_for, templates=templates).score(folder)
+
+
+def _no_images(root: Path, unread: list[str]) -> NoImages:
+    msg = f"{root} holds no image that can be read{': ' + unread[0] if unread else ''}; {_PAINTED}"
+    return NoImages(msg)
 
 
 def _listed(root: Path) -> tuple[list[tuple[str, str]], int]:
@@ -172,7 +177,7 @@ def _listed(root: Path) -> tuple[list[tuple[str, str]], int]:
     from ..ingest.images import EXTENSIONS
 
     if not root.is_dir():
-        msg = f"there is no folder {root}; generate(descriptions, painter, folder) makes one."
+        msg = f"there is no folder {root}; {_PAINTED}"
         raise SourceNotFound(msg)
     manifest = root / MANIFEST
     if manifest.is_file():

@@ -63,7 +63,9 @@ def labelled(
     order = np.argsort(chosen.rows, kind="stable")
     rows, image_ids = chosen.rows[order], chosen.image_ids[order]
     if not len(rows):
-        msg = "no image is selected, so there is nothing to classify; see images= and where=."
+        msg = (
+            "no image is selected, so there is nothing to classify; see images and where (--where)."
+        )
         raise BadSelection(msg)
     table = _facts_of(run, label, columns)
     codes, values = _encoded(table, 1, run, rows)
@@ -92,8 +94,8 @@ def passed_over(images: int, label: str) -> str | None:
 def no_labels(run: OpenRun, images: int, label: str) -> BadSelection:
     """The error where no image at all has a label."""
     msg = (
-        f"none of the {counted(images, 'image')} has a value in column {label!r}; label= names the "
-        f"column that holds their classes, one of {', '.join(_columns(run))}."
+        f"none of the {counted(images, 'image')} has a value in column {label!r}; label (--label) "
+        f"names the column that holds their classes, one of {', '.join(_columns(run))}."
     )
     return BadSelection(msg)
 

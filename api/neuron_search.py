@@ -11,6 +11,7 @@ from ..queries.neuron_ranking import cosines, direction_products, rank_neurons
 from ..queries.retrieval import top_k
 from ..schema.codes import CODE_LENGTH, CODE_VERSION
 from ..schema.components import Neuron
+from ..schema.errors import BadQuestion
 from .open_run import OpenRun
 from .result import Result
 from .run_neurons import Layers
@@ -27,6 +28,7 @@ def find_neurons(
 ) -> Result:
     """Neurons whose directions are most along a text; see `RunView.find_neurons`."""
     k = whole(k, "k", least=0, of="neurons")
+    _check_text(text)
     chosen = run.neurons.layers(layers)
     (vector,) = run.texts.encode([text])
     directions = run.neurons.direction
@@ -66,6 +68,7 @@ def similar_neurons(run: OpenRun, address: str, k: int = 10, *, layers: Layers =
 def find_heads(run: OpenRun, text: str, k: int = 5) -> Result:
     """Heads whose texts are most like a text; see `RunView.find_heads`."""
     k = whole(k, "k", least=0, of="heads")
+    _check_text(text)
     heads = kept_heads(run, None)
     (vector,) = run.texts.encode([text])
     mean = run.texts.pool().mean
@@ -87,6 +90,13 @@ def find_heads(run: OpenRun, text: str, k: int = 5) -> Result:
     }
     note = f"by the likeness of their first {_HEAD_TEXTS} TEXTSPAN texts to {text!r}"
     return Result.of(columns, note=note)
+
+
+def _check_text(text: str) -> None:
+    # What is no text at all is for the encoder to say.
+    if isinstance(text, str) and not text.strip():  # pyright: ignore[reportUnnecessaryIsInstance]
+        msg = f"{text!r} is blank, and no neuron or head is about that; write a text."
+        raise BadQuestion(msg)
 
 
 def _unit(vectors: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:

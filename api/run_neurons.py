@@ -73,7 +73,9 @@ class RunNeurons:
         run, component = split_run(address)
         if run is not None and run != self._row["name"]:
             own = self._row["name"]
-            msg = f"{address!r} is of another run than {own!r}; ask store.run({run!r})."
+            msg = (
+                f"{address!r} is of another run than {own!r}; ask store.run({run!r}) (--run {run})."
+            )
             raise UnknownRun(msg)
         found = parse_component(component)
         if not isinstance(found, Neuron):

@@ -138,15 +138,18 @@ def check_method(
 ) -> None:
     """Raise `BadQuestion` unless this names a way to segment, and is not told what it has not."""
     if method not in ("tokens", "neurons"):
-        msg = f"method={method!r} is no way to segment; there are 'tokens' and 'neurons'."
+        msg = f"{method!r} is no method to segment by; there are 'tokens' and 'neurons'."
         raise BadQuestion(msg)
     if method == "tokens" and (layers is not None or neurons is not None or signed):
-        msg = "layers=, neurons= and signed= choose neurons: give method='neurons' with them."
+        msg = (
+            "layers, neurons and signed choose neurons, for which the method (--method) has to be "
+            "'neurons'."
+        )
         raise BadQuestion(msg)
     if method == "neurons" and (relative_to is not None or debias is not None):
         msg = (
-            "relative_to= and debias= take maps of tokens away; method='neurons' has none of them, "
-            "leave both out."
+            "relative_to and debias (--relative-to, --no-debias) take maps of tokens away; the "
+            "method 'neurons' has none of them, leave both out."
         )
         raise BadQuestion(msg)
 

@@ -25,13 +25,14 @@ import warnings
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
-from ..schema.errors import RejectedImage
+from ..schema.errors import ImageFileMissing, RejectedImage
 
 MAX_PIXELS: Final = 89_478_485
 """The most pixels an image may have: where Pillow begins to warn of decompression bombs."""
@@ -107,6 +108,31 @@ def decode(data: bytes) -> Image.Image:
             short = lacking or "truncated" in text.lower()
             reason = f"{'truncated' if short else 'unreadable'}: {text}"
     raise RejectedImage(reason)
+
+
+def opened(image: Any) -> Image.Image:
+    """The upright RGB picture of a file, or a PIL image in RGB.
+
+    Raises `ImageFileMissing` or `RejectedImage`, which name the file.
+    """
+    if isinstance(image, Image.Image):
+        return image.convert("RGB")
+    try:
+        path = Path(image)
+        data = path.read_bytes()
+    except TypeError:
+        msg = f"{image!r} is no image: give an image file (in Python also a PIL image)."
+        raise ImageFileMissing(msg) from None
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        hint = "give an image file (in Python also a PIL image)."
+        msg = f"there is no image at {image} ({why}); {hint}"
+        raise ImageFileMissing(msg) from error
+    try:
+        return decode(data)
+    except RejectedImage as error:
+        reason = f"{path} cannot be read as an image ({error.reason}); give another file."
+        raise RejectedImage(reason) from error
 
 
 def describe(data: bytes) -> tuple[Image.Image | None, ImageRecord]:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
 
-from ..schema.errors import ImageFileMissing
 from .decompose import Decomposer, Kept
-from .images import decode
 from .neuron_arrays import stored_projection
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from PIL.Image import Image
 
     from ..schema.arrays import RunShape
     from .models import LoadedModel
@@ -25,14 +24,13 @@ F32 = npt.NDArray[np.float32]
 
 
 def neuron_numbers(
-    model: LoadedModel, image: Any, *, group: Path, shape: RunShape, layers: Sequence[int]
+    model: LoadedModel, image: Image, *, group: Path, shape: RunShape, layers: Sequence[int]
 ) -> dict[int, tuple[F32, F32]]:
     """Norms ||phi|| [N] and coefficients x [N] of an image's neurons, by layer.
 
-    `image` is a file or a PIL image; `group` the Zarr group of the run's arrays. Raises
-    `ImageFileMissing` or `RejectedImage`.
+    `image` is in RGB, as `images.opened` gives it; `group` the Zarr group of the run's arrays.
     """
-    pixels = model.preprocess(_opened(image))
+    pixels = model.preprocess(image)
     projection = stored_projection(group, shape, visual=model.visual, layers=layers)
     trace = projection.second_order.trace()
     device = next(model.model.parameters()).device
@@ -40,15 +38,3 @@ def neuron_numbers(
     effects = projection(trace)
     found = effects.norm[0].cpu().numpy(), effects.coefficient[0].cpu().numpy()
     return {layer: (found[0][i], found[1][i]) for i, layer in enumerate(layers)}
-
-
-def _opened(image: Any) -> Image.Image:
-    if isinstance(image, Image.Image):
-        return image.convert("RGB")
-    path = Path(image)
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        msg = f"there is no image at {path} ({error.strerror}); give a file or a PIL image."
-        raise ImageFileMissing(msg) from error
-    return decode(data)

@@ -182,8 +182,8 @@ def test_a_threshold_is_mean_or_a_number(store: Path, tmp_path: Path, threshold:
 
 def test_neurons_are_counted_only_where_they_segment(store: Path) -> None:
     asked = ("image", "segment", store, 3, "a red circle")
-    assert "give method='neurons'" in refused(*asked, "--neurons", 5)
-    assert "debias= take maps" in refused(*asked, "--method", "neurons", "--no-debias")
+    assert "the method (--method) has to be 'neurons'" in refused(*asked, "--neurons", 5)
+    assert "--no-debias) take maps" in refused(*asked, "--method", "neurons", "--no-debias")
 
 
 def test_kept_classifiers_need_no_torch(store: Path) -> None:

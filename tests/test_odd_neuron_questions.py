@@ -25,8 +25,10 @@ from lensbase.schema.errors import (
     LensbaseError,
     NeuronInputNotStored,
     NeuronsNotStored,
+    NoImages,
     RejectedImage,
     RejectedRow,
+    SourceNotFound,
     TextNotStored,
     UnknownComponent,
     UnknownImage,
@@ -141,8 +143,20 @@ NEURONS_KEPT: dict[str, tuple[Callable[[RunView], Any], type[LensbaseError], str
     "no file to explain": (
         lambda clip: clip.explain("nowhere.png"),
         ImageFileMissing,
-        "there is no image at nowhere.png.*give a file or a PIL image",
+        "there is no image at nowhere.png.*give an image file",
     ),
+    "no file at all": (lambda clip: clip.explain(3), ImageFileMissing, "3 is no image"),
+    "a broken file to explain": (
+        lambda clip: clip.explain(__file__),
+        RejectedImage,
+        r"test_odd_neuron_questions.py cannot be read as an image \(not an image",
+    ),
+    "nothing to find neurons by": (
+        lambda clip: clip.find_neurons(" "),
+        BadQuestion,
+        "' ' is blank",
+    ),
+    "nothing to find heads by": (lambda clip: clip.find_heads(""), BadQuestion, "'' is blank"),
     "no method": (
         lambda clip: clip.image(0).segment("water", method="magic"),  # type: ignore[arg-type]
         BadQuestion,
@@ -151,27 +165,27 @@ NEURONS_KEPT: dict[str, tuple[Callable[[RunView], Any], type[LensbaseError], str
     "layers of tokens": (
         lambda clip: clip.image(0).segment("water", layers=5),
         BadQuestion,
-        "give method='neurons'",
+        "method .* has to be 'neurons'",
     ),
     "neurons of tokens": (
         lambda clip: clip.image(0).segment("water", neurons=5),
         BadQuestion,
-        "give method='neurons'",
+        "method .* has to be 'neurons'",
     ),
     "neurons of tokens to compare with masks": (
         lambda clip: clip.evaluate_segmentation({}, neurons=5),
         BadQuestion,
-        "give method='neurons'",
+        "method .* has to be 'neurons'",
     ),
     "neurons without a bias": (
         lambda clip: clip.image(0).segment("water", method="neurons", debias="nope"),
         BadQuestion,
-        "debias= take maps of tokens away",
+        "debias .*take maps of tokens away",
     ),
     "a relative map of neurons": (
         lambda clip: clip.image(0).segment("water", method="neurons", relative_to="sand"),
         BadQuestion,
-        "relative_to=",
+        "relative_to and",
     ),
     "no neurons to segment by": (
         lambda clip: clip.image(0).segment("water", method="neurons", neurons=0),
@@ -294,3 +308,15 @@ def test_a_text_that_is_not_stored_needs_the_model(
         clip.find_neurons("a purple elephant")
     with pytest.raises(ExtraMissing, match=r"torch is not installed.*need no model"):
         clip.explain(Image.new("RGB", (64, 64)))
+    with pytest.raises(BadQuestion, match="0 or more"):
+        clip.explain(Image.new("RGB", (64, 64)), k=-1)
+    # What is cheap to see is said first.
+    for file, error in (("nowhere.png", ImageFileMissing), (__file__, RejectedImage)):
+        with pytest.raises(error):
+            clip.explain(file)
+    for folder, error in (("nowhere", SourceNotFound), (path.parent / "none", NoImages)):
+        (path.parent / "none").mkdir(exist_ok=True)
+        with pytest.raises(error, match="name one with images"):
+            clip.fooled(folder, "a purple elephant", "sand")
+    with pytest.raises(BadQuestion, match="cannot be mistaken"):
+        clip.fooled("nowhere", "sand", "sand")
