@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from ...schema.errors import BadOptimization
 
@@ -30,7 +31,7 @@ class Schedule:
     down: float = 0.25
 
     def __post_init__(self) -> None:
-        steps: object = self.steps
+        steps: Any = self.steps
         if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
             msg = (
                 f"steps={steps!r} is no number of steps; 1 or more are needed, the thesis has 500."
