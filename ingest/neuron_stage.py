@@ -146,6 +146,9 @@ class NeuronStage:
                 kept.keep(fit, reached)
         if not reached.images:
             raise self._no_images()
+        wanted, read = self.settings.reference, len(reached.images)
+        if read < wanted:
+            notice(f"No more can be read: the neurons are fitted to {read:,}, not {wanted:,}.")
         with closing(self._to_select(reached, progress=progress)) as second:
             for batch in second:
                 fit.select(traced(batch.images), torch.from_numpy(batch.rows))

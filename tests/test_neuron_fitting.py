@@ -212,7 +212,7 @@ def test_an_image_that_only_one_pass_of_a_fit_can_read_is_noticed(
         ([6], [0, 1, 12, 18]),
         ([0, 1, 6], [7, 12, 13, 18]),
         ([0, 6, 12, 18], [1, 7, 13, 19]),
-        ([row for row in range(SCENES) if row not in (5, 22)], [5, 22]),
+        ([row for row in range(SCENES) if row not in (5, 22)], [5, 22]),  # and no more
     ],
 )
 def test_others_take_the_places_of_reference_images_that_cannot_be_read(
@@ -226,7 +226,8 @@ def test_others_take_the_places_of_reference_images_that_cannot_be_read(
     assert fitted_to(path) == wanted
     missing = len({0, 6, 12, 18} & set(spoiled))
     others = f"{missing} of these cannot be read: others take their places."
-    assert said[1:] == ([others] if missing else [])
+    less = f"No more can be read: the neurons are fitted to {len(wanted)}, not 4."
+    assert said[1:] == [others] * bool(missing) + [less] * (len(wanted) < 4)
     report = verify(path, level="model")
     assert report.ok, str(report)
 
@@ -275,8 +276,11 @@ def test_a_run_without_a_readable_image_says_so_and_goes_on_once_there_is_one(
         with pytest.raises(NoImages, match=said):
             ingest_from_api(folder, path, **options)
     shutil.copyfile(pictures[1], folder / pictures[1].name)
-    done = ingest_from_api(folder, path, **options)
+    told: list[str] = []
+    done = ingest_from_api(folder, path, notice=told.append, **options)
     assert (done.complete, done.rejected) == (True, 2)
+    # All three are reference images, so no others could take their places.
+    assert told[1:] == ["No more can be read: the neurons are fitted to 1, not 3."]
     assert fitted_to(path) == [1]
 
 
