@@ -228,9 +228,57 @@ def test_the_command_scores_a_folder(run: OpenRun, tmp_path: Path) -> None:
     rows = json.loads(invoke(*command, "--json").stdout)
     assert [row["fooled"] for row in rows] == list(found.rows["fooled"])
     assert invoke(*command, "--describe").exit_code == 2
+    for option in (("-k", "3"), ("--pool", "scenes"), ("--layers", "4"), ("--center",)):
+        assert "leave out --describe and what" in invoke(*command, *option).stderr
     empty = tmp_path / "empty.txt"
     empty.write_text("\n")
     for words in (empty, tmp_path / "none.txt"):
         failed = invoke("adversarial", store, "star", "heart", "--words", words)
         assert failed.exit_code == 2
         assert len(failed.stderr.strip().splitlines()) == 1
+
+
+def test_the_command_names_words_of_chosen_neurons_and_the_prompt(
+    neuron_store: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "s.lens"
+    shutil.copytree(neuron_store, path, symlinks=True)
+    command = ("adversarial", path, "pentagon", "hexagon")
+    templates = ["a photo of a {}", "a picture of a {}"]
+    with open_store(path) as store:
+        found = store.run().spurious_texts(
+            "pentagon", "hexagon", k=4, layers=[4, 6], center=True, templates=templates
+        )
+    options = ["-k", 4, "--layers", "4,6", "--center"]
+    options += [part for template in templates for part in ("--template", template)]
+    told = json.loads(invoke(*command, *options, "--json").stdout)
+    assert told["words"] == found.rows()
+    assert told["prompt"] == prompt("pentagon", "hexagon", list(found["text"]), count=50)
+    table = invoke(*command, *options).stdout
+    assert table.endswith(f"\n\n{told['prompt']}")
+    assert "layers 4 and 6" in table or "layers 4, 6" in table
+    assert len(invoke(*command, *options, "--csv").stdout.splitlines()) == 5
+
+    words = tmp_path / "words.txt"
+    words.write_text("sand\n\nwater\nsand\n", encoding="utf-8")
+    told = json.loads(invoke(*command, "--words", words, "--json").stdout)
+    assert told["words"] == [{"text": "sand"}, {"text": "water"}]
+    assert "Words: sand, water\n" in told["prompt"]
+    for wrong in (("-k", "1"), ("--pool", "scenes"), ("--layers", "4"), ("--center",)):
+        refused = invoke(*command, "--words", words, *wrong)
+        assert (refused.exit_code, "leave out -k" in refused.stderr) == (2, True)
+    both = invoke(*command, "--words", words, "--json", "--csv")
+    assert "exclude each other" in both.stderr
+
+
+def test_the_command_sees_what_is_cheap_to_see_before_it_opens_a_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("LENSBASE_CHAT_URL", raising=False)
+    for options, said in (
+        (["dog", "dog"], "cannot be mistaken"),
+        (["dog", "cat", "--count", "0"], "count = 0"),
+        (["dog", "cat", "--describe"], "no language model is configured"),
+    ):
+        refused = invoke("adversarial", tmp_path / "none.lens", *options)
+        assert (refused.exit_code, said in refused.stderr) == (2, True), refused.output
