@@ -35,8 +35,8 @@ _AHEAD = 4  # batches that wait, decoded, for the models
 class Pictures(Protocol):
     """Pictures in a fixed order; `keys` names them, `facts` says in JSON where they come from."""
 
-    batch_size: int
-
+    @property
+    def batch_size(self) -> int: ...  # noqa: D102
     def __len__(self) -> int: ...
     @property
     def keys(self) -> Sequence[str]: ...  # noqa: D102
@@ -66,21 +66,16 @@ def square(image: Image.Image) -> Image.Image:
 
 @dataclass(frozen=True)
 class SourcePictures:
-    """The readable pictures of a source; `rows` are theirs, `rejected` those that are not."""
+    """The readable pictures of a source: their keys and rows, and the rows `rejected`."""
 
     source: Source
+    keys: tuple[str, ...]
     rows: tuple[int, ...]
     rejected: tuple[int, ...]
     batch_size: int
 
     def __len__(self) -> int:
         return len(self.rows)
-
-    @cached_property
-    def keys(self) -> list[str]:
-        """Keys of the pictures within the source."""
-        keys = self.source.table().column("key").to_pylist()
-        return [keys[row] for row in self.rows]
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -119,7 +114,8 @@ def readable_pictures(
     A mining run needs to know its pictures before it starts: one that fails on the way would
     leave two passes with different ones. Raises `NoImages` where none can be read.
     """
-    count = source.table().num_rows
+    every: list[str] = source.table().column("key").to_pylist()
+    count = len(every)
     good: list[int] = []
     bad: list[int] = []
     reader = _Reader(source)
@@ -131,7 +127,8 @@ def readable_pictures(
     if not good:
         msg = f"none of the {count} images of {source.root} can be read; there is nothing to mine."
         raise NoImages(msg)
-    return SourcePictures(source, tuple(good), tuple(bad), batch_size)
+    keys = tuple(every[row] for row in good)
+    return SourcePictures(source, keys, tuple(good), tuple(bad), batch_size)
 
 
 class _Reader:

@@ -45,6 +45,7 @@ __all__ = [
     "Examples",
     "ModuleMaps",
     "Zoo",
+    "concept_units",
     "keep_examples",
     "keep_pair",
     "keep_statistics",
@@ -184,6 +185,24 @@ def matched_units(
     rest = np.argsort(-tuples.weakest, kind="stable")
     chosen = np.concatenate([first, rest[~np.isin(rest, first)]])[:most]
     return {name: np.unique(tuples.units[chosen, place]) for place, name in enumerate(order)}
+
+
+def concept_units(
+    layout: Layout, zoo: Zoo, *, members: Sequence[ZooModel]
+) -> npt.NDArray[np.int64]:
+    """The anchor's unit of each concept's strongest tuple, in the concepts' order.
+
+    Raises as `publish_zoo` does.
+    """
+    names, folder = _checked_names(zoo, members), zoo_folder(layout, zoo.name)
+    pairs = _complete_pairs(layout, folder, names, anchor=zoo.anchor)
+    found = {
+        pair: _buddies(layout, folder, pair, k=zoo.neighbors)
+        for pair in pairs
+        if zoo.anchor in pair
+    }
+    tuples, concepts = _merged(found, names, zoo.anchor)
+    return tuples.units[strongest_tuples(tuples, concepts), 0]
 
 
 def _checked_names(zoo: Zoo, members: Sequence[ZooModel]) -> list[str]:
