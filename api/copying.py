@@ -25,6 +25,7 @@ from ..schema.runs import drop_run, uncommit_segments
 from ..schema.snapshot import Snapshot, open_snapshot, read_static, run_shape
 from ..schema.tables import Run
 from .console import Console
+from .copying_zoos import copy_zoos
 from .leaving_out import check_leavable, forget, is_left_out, shape_without
 from .pictures import RunPictures
 from .where import Where, rows_where
@@ -44,11 +45,11 @@ def copy_store(
     """Copy the published generation of a store to a new folder, which appears whole or not at all.
 
     `runs` names the runs to take (None: all), `where` the images, as an expression over the view
-    `images`; `without` leaves out "token", "head_token", "thumbnail", "neuron" (all there is of
-    neurons) or "neuron_input". A copy of all images has the same bytes; of some, its values are
-    the stored ones, and moments are taken of those. Neurons keep the directions, means and
-    thresholds that the original run's reference set gave them; which images those were is left
-    out of a copy of some, as its rows are others.
+    `images`; zoos go along where neither is given. `without` leaves out "token", "head_token",
+    "thumbnail", "neuron" (all there is of neurons) or "neuron_input". A copy of all images has the
+    same bytes; of some, its values are the stored ones, and moments are taken of those. Neurons
+    keep the directions, means and thresholds that the original run's reference set gave them;
+    which images those were is left out of a copy of some, as its rows are others.
     Raises `NotAStore` where `dest` is taken, `UnknownRun`, `BadSelection`, `BadQuestion`, and
     `RunIncomplete` for `where` on a run that is not complete.
     """
@@ -64,6 +65,7 @@ def copy_store(
             if run["name"] not in chosen:
                 drop_run(layout, run["name"], keep_roles=False)
         _copy_pools(snapshot, layout)
+        copy_zoos(snapshot.layout, layout, keep=runs is None and where is None)
         for run in chosen.values():
             if where is None:
                 _copy_files(snapshot, layout, run, without=without)

@@ -1,4 +1,4 @@
-"""Changing a store without a model: dropping runs, going back, adding columns."""
+"""Changing a store without a model: dropping runs and zoos, going back, adding columns."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..schema import catalog, runs
+from ..schema import catalog, runs, zoos
 from ..schema.errors import BadColumns, FormatTooOld
 from ..schema.format import check_catalog
 from ..schema.layout import Layout
@@ -30,6 +30,14 @@ def drop_run(path: str | os.PathLike[str], name: str) -> None:
     `RunBusy` while a process writes it.
     """
     runs.drop_run(Layout(Path(path)), name)
+
+
+def drop_zoo(path: str | os.PathLike[str], name: str) -> None:
+    """Publish a generation without a Rosetta zoo; `rollback` brings it back.
+
+    Raises `UnknownZoo`.
+    """
+    zoos.drop_zoo(Layout(Path(path)), name)
 
 
 def upgrade(path: str | os.PathLike[str]) -> int:

@@ -23,6 +23,7 @@ from .named_components import Components, parts_of
 from .open_run import OpenRun
 from .printing import counted, human_bytes
 from .result import Result, Thumbnails
+from .rosetta import RosettaView, open_zoo
 from .run import RunView
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class Store:
         derived = DerivedViews(snapshot.layout, snapshot.connection)
         self._console = Console(snapshot.connection, derived=derived)
         self._views: dict[str, RunView] = {}
+        self._zoos: dict[str | None, RosettaView] = {}
         self._lock = threading.Lock()
 
     def sql(self, query: str, params: Parameters = None, *, seconds: float = SECONDS) -> Result:
@@ -121,6 +123,23 @@ class Store:
                 self._views[name] = RunView(opened)
             return self._views[name]
 
+    @property
+    def zoos(self) -> Result:
+        """The view `rosetta_zoos`: each zoo's models, pictures, matches and concepts."""
+        return self.sql("SELECT * FROM rosetta_zoos ORDER BY zoo")
+
+    def rosetta(self, zoo: str | None = None) -> RosettaView:
+        """A Rosetta zoo by name, or the only one: the units that its models share.
+
+        Raises `AmbiguousZoo` where there are several and none is named, and `UnknownZoo`.
+        """
+        with self._lock:
+            if zoo not in self._zoos:
+                self._zoos[zoo] = open_zoo(
+                    self._snapshot, zoo, console=self._console, runs_of=self._runs_of
+                )
+            return self._zoos[zoo]
+
     def info(self) -> Card:
         """A card: generation, format, runs, images, models, pools and size."""
         ((major, minor, version, published),) = self._console.rows(
@@ -130,8 +149,16 @@ class Store:
             "SELECT (SELECT count(*) FROM image), (SELECT count(*) FROM model), "
             "(SELECT count(*) FROM pool), (SELECT count(*) FROM text), "
             "(SELECT coalesce(sum(bytes), 0)::BIGINT FROM segment)"
+            " + (SELECT coalesce(sum(bytes), 0)::BIGINT FROM rosetta_run)"
+        )
+        zoos = self._console.rows(
+            "SELECT zoo, len(models), coalesce(concepts, 0) FROM rosetta_zoos ORDER BY zoo"
         )
         catalog = self._snapshot.layout.catalog(self.generation).stat().st_size
+        named = [
+            f"{zoo} ({counted(models, 'model')}, {counted(concepts, 'concept')})"
+            for zoo, models, concepts in zoos
+        ]
         return Card(
             f"store {self.path}",
             {
@@ -141,6 +168,7 @@ class Store:
                 "images": f"{images:,}",
                 "models": f"{models:,}",
                 "text pools": f"{pools:,} of {texts:,} texts",
+                **({"zoos": ", ".join(named)} if named else {}),
                 "size": f"{human_bytes(size)} in arrays, {human_bytes(catalog)} in the catalogue",
             },
         )
@@ -152,6 +180,11 @@ class Store:
     @cached_property
     def _rows(self) -> dict[str, dict[str, Any]]:
         return {row["name"]: row for row in self._snapshot.run_rows()}
+
+    def _runs_of(self, weights_sha256: str) -> list[RunView]:
+        """The runs of a model's weights."""
+        named = [n for n, row in self._rows.items() if row["weights_sha256"] == weights_sha256]
+        return [self.run(name) for name in named]
 
     def _only_run(self) -> str:
         names = list(self._rows)

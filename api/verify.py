@@ -12,7 +12,10 @@ from ..schema.errors import BadQuestion
 from ..schema.layout import Layout
 from ..schema.manifest import damaged_files, read_manifest
 from ..schema.snapshot import Snapshot, open_snapshot
+from ..schema.zoo_files import committed_groups, manifest_of
+from ..schema.zoos import zoo_entries
 from .identities import broken_identities, inconsistent_rows
+from .rosetta_identities import broken_zoo
 
 Level = Literal["manifests", "checksums", "identities", "model"]
 LEVELS: tuple[Level, ...] = get_args(Level)
@@ -20,7 +23,7 @@ LEVELS: tuple[Level, ...] = get_args(Level)
 
 @dataclass(frozen=True)
 class Problem:
-    """Something wrong with a run's segment (None: with the run or a pool), and the way out.
+    """Something wrong with a run's segment (None: with the run, a pool or a zoo), and the way out.
 
     `finalized`: with what `finalize` wrote of the whole run, and can write again.
     """
@@ -75,8 +78,9 @@ def verify(
     `manifests`: every committed file is there with its size; `checksums`: and its hash;
     `identities`: on `sample` images of each run all terms add up to the representation, and
     effects, norms and moments follow from the stored values, and so do columns, thresholds and
-    peaks of `sample` neurons (docs/mathematics.md); `model`: the
-    model is run again on `sample` images, which needs the `ingest` extra and the pictures.
+    peaks of `sample` neurons (docs/mathematics.md); of a zoo, best buddies, tuples and concepts are
+    those of the nearest units that it keeps; `model`: the model is run again on `sample` images,
+    which needs the `ingest` extra and the pictures.
     Raises `StoreNotFound`, `NotAStore`, `FormatTooNew`, `StoreCorrupt` or `BadQuestion`.
     """
     if level not in LEVELS:
@@ -104,6 +108,7 @@ def verify(
             report.count("rerun image", found.images)
             report.problems += _in_run(run, found.problems)
     report.problems += _check_pools(snapshot, report, hashes=deep >= 1)
+    report.problems += _check_zoos(snapshot, report, deep=deep)
     return report
 
 
@@ -186,6 +191,24 @@ def _check_pools(snapshot: Snapshot, report: VerifyReport, *, hashes: bool) -> I
         report.count("pool")
         for what in damaged_files(layout, read_manifest(path), hashes=hashes):
             yield Problem(f"pool {row['name']}", None, what, remedy)
+
+
+def _check_zoos(snapshot: Snapshot, report: VerifyReport, *, deep: int) -> Iterator[Problem]:
+    layout = snapshot.layout
+    for name, zoo in zoo_entries(snapshot.connection.cursor()).items():
+        report.count("zoo")
+        place, damaged = f"zoo {name}", False
+        remedy = (
+            f"`lensbase rosetta drop {layout.root} {name}`, then `lensbase rosetta mine` again, "
+            "or a whole copy of the store, has it anew"
+        )
+        for group in committed_groups(layout, zoo):
+            for what in _damage(layout, manifest_of(group), report, hashes=deep >= 1):
+                damaged = True
+                yield Problem(place, None, what, remedy)
+        if deep >= 2 and not damaged:
+            for what in broken_zoo(snapshot, name):
+                yield Problem(place, None, what, remedy)
 
 
 def _in_run(run: dict[str, Any], found: list[str]) -> list[Problem]:

@@ -1,0 +1,112 @@
+"""Rosetta neurons as rows: tuples of matched units, the concepts they form, and their numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from .open_zoo import Merged, OpenZoo
+from .printing import counted
+from .result import Result
+
+_QUANTILES = {"lowest": 0.0, "p25": 0.25, "median": 0.5, "p75": 0.75, "highest": 1.0}
+
+
+def match_rows(
+    zoo: OpenZoo,
+    *,
+    models: str | Sequence[str] | None,
+    min_correlation: float | None,
+    neighbors: int | None,
+) -> Result:
+    """Tuples, strongest first; see `RosettaView.matches`."""
+    merged = zoo.merged(models, min_correlation=min_correlation, neighbors=neighbors)
+    weakest = merged.tuples.weakest
+    order = np.argsort(-weakest, kind="stable")
+    of = merged.concepts.of(merged.tuples.units[order, 0])
+    columns = _tuple_columns(merged, order)
+    return Result.of(
+        {"concept": of, **columns, "min_correlation": weakest[order]},
+        note=_note(merged),
+    )
+
+
+def concept_rows(
+    zoo: OpenZoo,
+    *,
+    models: str | Sequence[str] | None,
+    min_correlation: float | None,
+    neighbors: int | None,
+) -> Result:
+    """Concepts with their strongest tuple; see `RosettaView.concepts`."""
+    merged = zoo.merged(models, min_correlation=min_correlation, neighbors=neighbors)
+    rows = merged.strongest
+    count = merged.concepts.count
+    of = merged.concepts.of(merged.tuples.units[:, 0])
+    return Result.of(
+        {
+            "concept": np.arange(count),
+            "size": merged.concepts.sizes,
+            "tuples": np.bincount(of, minlength=count),
+            **_tuple_columns(merged, rows),
+            "min_correlation": merged.tuples.weakest[rows],
+        },
+        note=_note(merged),
+    )
+
+
+def pair_statistics(zoo: OpenZoo) -> Result:
+    """Best buddies of every pair of models; see `RosettaView.statistics`."""
+    listed = [(zoo.members[first], zoo.members[second]) for first, second in sorted(zoo.pairs)]
+    listed.sort(key=lambda pair: (pair[0].position, pair[1].position))
+    columns: dict[str, list[object]] = {}
+    for one, other in listed:
+        found = zoo.buddies(one.name, other.name, k=zoo.neighbors)
+        ends = [found.first, found.second]
+        if one is other:
+            # Both ways of each pair are in there: its matches are counted once.
+            found = found.where(found.first < found.second)
+        said = found.correlation.astype(np.float64)
+        where = list(_QUANTILES.values())
+        quantiles = np.quantile(said, where).tolist() if len(said) else [np.nan] * len(where)
+        row: dict[str, object] = {
+            "model_a": one.name,
+            "model_b": other.name,
+            "units_a": one.units,
+            "units_b": other.units,
+            "dead_a": int(zoo.statistics(one).dead.sum()),
+            "dead_b": int(zoo.statistics(other).dead.sum()),
+            "matches": len(found),
+            "matched_a": len(np.unique(ends[0])),
+            "matched_b": len(np.unique(ends[1])),
+            "mean": float(said.mean()) if len(said) else np.nan,
+            **dict(zip(_QUANTILES, quantiles, strict=True)),
+        }
+        for name, value in row.items():
+            columns.setdefault(name, []).append(value)
+    return Result.of(
+        dict(columns), note=f"best buddies of {zoo.neighbors} neighbors; quantiles of correlations"
+    )
+
+
+def _tuple_columns(merged: Merged, rows: npt.NDArray[np.int64]) -> dict[str, object]:
+    """The anchor's unit, a unit of each other model, and the correlation of each with it."""
+    tuples, members = merged.tuples, merged.members
+    columns: dict[str, object] = {"unit": members[0].addresses(tuples.units[rows, 0])}
+    for place, member in enumerate(members[1:], start=1):
+        columns[member.name] = member.addresses(tuples.units[rows, place])
+    for place, member in enumerate(members[1:]):
+        columns[f"correlation_{member.name}"] = tuples.correlations[rows, place]
+    return columns
+
+
+def _note(merged: Merged) -> str:
+    concepts = merged.concepts
+    through = ", ".join(member.name for member in merged.members[1:])
+    return (
+        f"{counted(len(merged.tuples), 'tuple')} of {merged.members[0].name} with {through}: "
+        f"{counted(concepts.count, 'concept')} of {counted(len(concepts.units), 'unit')}, the "
+        f"largest of {concepts.largest}"
+    )
