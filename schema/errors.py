@@ -435,3 +435,7 @@ class MapsMismatch(LensbaseError, ValueError):
 
 class MiningMismatch(LensbaseError, ValueError):
     """A kept state of another mining run: other models, pairs, images or settings."""
+
+
+class NoGenerator(LensbaseError, LookupError):
+    """A zoo without a generator that is asked to make pictures."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -36,8 +36,10 @@ class Disks:
     kind: Kind = "generator"
     name, spec, source, weights_sha256 = "disks", "python", "python", "0" * 64
     modules = (UnitModule("early", 3, (4, 4)), UnitModule("late", 4, (8, 8)))
-    preprocessing: ClassVar[dict[str, Any]] = {}
     input_size, units, latent = SIDE, 7, (5,)
+
+    def __init__(self) -> None:
+        self.preprocessing: dict[str, Any] = {}
 
     def sample(self, n: int, seed: int) -> Tensor:
         return torch.randn(n, 5, generator=torch.Generator().manual_seed(seed))
@@ -81,8 +83,10 @@ class Reader:
     kind: Kind = "discriminative"
     name, spec, source, weights_sha256 = "reader", "python", "python", "1" * 64
     modules = (UnitModule("colors", 3, (16, 16)), UnitModule("light", 2, (2, 2)))
-    preprocessing: ClassVar[dict[str, Any]] = {}
     input_size, units = SIDE, 5
+
+    def __init__(self) -> None:
+        self.preprocessing: dict[str, Any] = {}
 
     def maps_of(self, pixels: Tensor, modules: Sequence[str] | None = None) -> dict[str, Tensor]:
         colors = F.avg_pool2d(F.interpolate(pixels, (SIDE, SIDE), mode="bilinear"), 7, 2, padding=3)

@@ -45,6 +45,9 @@ def test_psnr_is_the_formula() -> None:
     error = ((FIRST / 255.0 - SECOND / 255.0) ** 2).mean((1, 2, 3))
     assert np.abs(psnr(FIRST, SECOND) - 10 * np.log10(1 / error)).max() < 1e-4
     assert np.isinf(psnr(FIRST, FIRST)).all()
+    kept = FIRST.copy()
+    kept.setflags(write=False)
+    assert (psnr(kept, SECOND) == psnr(FIRST, SECOND)).all()
 
 
 def test_ssim_is_the_formula() -> None:

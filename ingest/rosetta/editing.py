@@ -13,6 +13,7 @@ from torch import Tensor
 from ...schema.errors import BadOptimization, BadPairs
 from .activation_loss import ChosenUnits, Guide, Statistics
 from .edits import Edit, edit_of
+from .image_scores import to_tensor
 from .inversion import Inversion, Pairs, Start, run, start_latents, units_of
 from .optimization import Progress, Regularizer, Terms, as_bytes
 from .pictures import as_pictures
@@ -69,7 +70,7 @@ def edit(
         )
         msg = f"{which}, so there is no map to edit; `only` names generator units out of the pairs."
         raise BadPairs(msg)
-    source = torch.as_tensor(latent)
+    source = to_tensor(latent)
     images = 1 if source.shape == tuple(generator.latent) else len(source)
     source = start_latents(generator, source, images=images, starts=1)
     if start is None and not how.afresh:

@@ -84,12 +84,17 @@ def lpips_network(network: Network = "alex") -> nn.Module:
     return made.net.eval().requires_grad_(False)
 
 
+def to_tensor(values: Images) -> Tensor:
+    """Values as a tensor that shares no memory with an array (which may be read-only)."""
+    return values if isinstance(values, Tensor) else torch.from_numpy(np.array(values))
+
+
 def unit_images(images: Images) -> Tensor:
     """Images as floats [n, 3, H, W] in [0, 1], from uint8 [n, H, W, 3] or from floats as they are.
 
     Raises `BadTarget` for other shapes, types or ranges, and for values that are no numbers.
     """
-    given = torch.as_tensor(images)
+    given = to_tensor(images)
     if given.dtype == torch.uint8 and given.ndim == 4 and given.shape[3] == 3:
         return given.permute(0, 3, 1, 2).float() / 255
     if not given.is_floating_point() or given.ndim != 4 or given.shape[1] != 3:

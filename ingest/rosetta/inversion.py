@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ...schema.errors import BadLatent, BadOptimization, BadPairs, BadTarget
 from .activation_loss import ChosenUnits, Guide, Statistics, choose_units
+from .image_scores import to_tensor
 from .optimization import Optimized, Progress, Regularizer, Terms, as_bytes, optimize
 from .pictures import as_array, as_pictures, square
 from .reconstruction_loss import Distance, Loss, ReconstructionLoss
@@ -193,7 +194,7 @@ def start_latents(generator: GeneratorMember, start: Start, *, images: int, star
         drawn = generator.sample(starts, int(start or 0))
         return drawn[None].repeat(images, 1, *[1] * len(shape))
     device = generator.sample(1, 0).device
-    given = torch.as_tensor(start).detach().to(device, torch.float32)
+    given = to_tensor(start).detach().to(device, torch.float32)
     wanted = (images, starts, *shape)
     if given.shape == shape and starts == 1:
         given = given.expand(wanted)
@@ -338,7 +339,7 @@ def _pictures(target: Target) -> list[Image.Image]:
 
 
 def _from_array(target: npt.NDArray[Any] | Tensor) -> list[Image.Image]:
-    given = torch.as_tensor(target)
+    given = to_tensor(target)
     if given.dtype == torch.uint8 and given.ndim == 3:
         given = given[None]
     bytes_, floats = given.dtype == torch.uint8, given.is_floating_point()
