@@ -37,7 +37,7 @@ def mine(state: Path | None, **options: Any) -> Mined:
     return mine_units(models, pictures, state=state, **options)
 
 
-# Each process dies by SIGKILL, at a batch or in the middle of writing a state, and the next goes on:
+# Each process dies by SIGKILL, at a batch or while it writes a state, and the next one goes on:
 # a fork of one that has only imported what it needs.
 KILLED = """
 import itertools, os, signal, sys

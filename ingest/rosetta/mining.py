@@ -260,7 +260,7 @@ class _Run:
 
 def _image_sums(maps: Sequence[Tensor], images: int) -> Tensor:
     """The units' means over places, added up over the first images of a batch: float64 [N]."""
-    means = [one[:images].mean((2, 3), dtype=torch.float64).sum(0) for one in maps]
+    means = [one[:images].mean((2, 3)).double().sum(0) for one in maps]
     return torch.cat([one.cpu() for one in means])
 
 

@@ -138,7 +138,7 @@ def plan_mining(
     """Pack the products of all pairs into the fewest passes that a budget allows.
 
     `memory` bytes hold the products (float32), the sums and the neighbors; the maps of one batch,
-    and some tens of MB while products are read, come on top. As few passes as tiles of whole rows
+    and some MB while products are read, come on top. As few passes as tiles of whole rows
     allow; where that leaves room, a pass ends rather than run one more member for a scrap.
 
     Raises BadZooPairs for a pair named twice or of a member that is not there, BadQuestion for less

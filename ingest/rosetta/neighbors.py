@@ -14,7 +14,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from .mining_plan import Tile
 
-_SLAB = 1 << 25  # bytes of correlations that exist at a time
+_SLAB = 1 << 22  # bytes of correlations that exist at a time
 _NONE = -torch.inf
 
 
@@ -129,7 +129,10 @@ def _correlations(
     for start in range(0, total, height):
         stop = min(start + height, total)
         slab = buffer[: stop - start]
-        torch.mul(products[start:stop], columns.inverse, out=slab)
+        part = products[start:stop]
+        # Columns of a large matrix: torch turns only what lies together block by block.
+        slab.copy_(part if part.stride(1) == 1 else part.T.contiguous().T)
+        slab.mul_(columns.inverse)
         slab.mul_(rows.inverse[start:stop, None])
         slab.addr_(rows.offset[start:stop], columns.offset, alpha=-1)
         slab.index_fill_(1, dead, _NONE)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .mining_plan import Grid, Tile
     from .units import Member, UnitModule
 
+_CACHE = 1 << 20  # bytes
 _DEAD = 1e-6  # of a unit's root mean square: float32 has no more of a map that varies by less
 
 
@@ -119,7 +120,7 @@ class Products:
         self.tiles = [torch.zeros((one.rows, one.columns), device=device) for one in tiles]
         keys = [*sums, *(key for tile in tiles for key in tile.sums)]
         self._stacked = list(dict.fromkeys((key.member, key.grid) for key in keys))
-        self._buffers: dict[tuple[str, Grid], Tensor] = {}
+        self._buffers: dict[tuple[str, Grid, Grid], Tensor] = {}
 
     def add(self, maps: dict[str, Sequence[Tensor]], *, first: int, images: int) -> None:
         """Add a batch of images: each member's maps, one [B, C, h, w] a module.
@@ -132,18 +133,21 @@ class Products:
                 for member, grid in self._stacked
             }
             maps.clear()
-            for key, sums in self._sums.items():
-                sums += moments(stacks[key[:2]], key.target).cpu()
-                if not bool(sums.isfinite().all()):
-                    bad = int((~sums.isfinite()).any(0).nonzero()[0, 0])
-                    units = self._zoo[key.member]
-                    raise units.not_finite(int(units.numbers[key.grid][bad]), first, images)
+            for (member, grid), stack in stacks.items():
+                keys = [key for key in self._sums if key[:2] == (member, grid)]
+                found = moments(stack, [key.target for key in keys]).cpu()
+                for key, more in zip(keys, found, strict=True):
+                    self._sums[key].add_(more)
+                    if not bool(more.isfinite().all()):
+                        bad = int((~more.isfinite()).any(0).nonzero()[0, 0])
+                        units = self._zoo[member]
+                        raise units.not_finite(int(units.numbers[grid][bad]), first, images)
             reduced: dict[tuple[str, Grid, Grid], Tensor] = {}
 
             def small(key: SumKey, grid: Grid) -> Tensor:
                 name = (key.member, key.grid, grid)
                 if name not in reduced:
-                    reduced[name] = adjoint(stacks[key[:2]], grid)
+                    reduced[name] = self._reduced(stacks[key[:2]], name)
                 return reduced[name]
 
             for tile, products in zip(self._tiles, self.tiles, strict=True):
@@ -154,20 +158,56 @@ class Products:
         """A member's maps of one grid, in memory that the next batch uses again."""
         units = self._zoo[member]
         shape = (len(units.numbers[grid]), images, *grid)
-        buffer = self._buffers.get((member, grid))
+        stack = self._buffer((member, grid, grid), shape)
+        units.stack(maps, grid, shift=self._shifts[member], out=stack)
+        return stack
+
+    def _reduced(self, stack: Tensor, name: tuple[str, Grid, Grid]) -> Tensor:
+        """The adjoint of a stack: [N, B * p * q] on the smaller grid."""
+        units, images, *grid = stack.shape
+        if name[2] != tuple(grid):
+            out = self._buffer(name, (units, images, *name[2]))
+            adjoint(stack, out=out)
+            stack = out
+        return stack.view(units, -1)
+
+    def _buffer(self, name: tuple[str, Grid, Grid], shape: tuple[int, ...]) -> Tensor:
+        """Memory that the next batch uses again: new pages cost as much as what is done to them."""
+        buffer = self._buffers.get(name)
         if buffer is None or buffer.shape != shape:
-            buffer = torch.empty(shape, device=self._device)
-            self._buffers[member, grid] = buffer
-        units.stack(maps, grid, shift=self._shifts[member], out=buffer)
+            buffer = self._buffers[name] = torch.empty(shape, device=self._device)
         return buffer
 
 
-def moments(stack: Tensor, target: Grid) -> Tensor:
-    """Sums and sums of squares, float64 [2, N], of maps [N, B, h, w] interpolated to a grid."""
+def moments(stack: Tensor, targets: Sequence[Grid]) -> Tensor:
+    """Sums and sums of squares of maps [N, B, h, w] interpolated to T grids: float64 [T, 2, N]."""
+    if not targets:
+        return torch.zeros((0, 2, len(stack)), dtype=torch.float64)
+    weights = [_place_weights(stack, target) for target in targets]
+    parts = [
+        torch.stack([_moments(part, target, weights[n]) for n, target in enumerate(targets)])
+        for part in stack.split(_units_at_a_time(stack))
+    ]
+    return torch.cat(parts, 2)
+
+
+def adjoint(stack: Tensor, *, out: Tensor) -> None:
+    """U^T of maps [N, B, h, w]: `out` [N, B, p, q] is no larger on any axis."""
+    h, w = stack.shape[2:]
+    p, q = out.shape[2:]
+    size = _units_at_a_time(stack)
+    for part, small in zip(stack.split(size), out.split(size), strict=True):
+        if q != w:
+            part = torch.matmul(part, interpolation_matrix(q, w).to(part))
+        if p != h:
+            part = _along_height(interpolation_matrix(p, h).T.to(part), part)
+        small.copy_(part)
+
+
+def _moments(stack: Tensor, target: Grid, weights: Tensor) -> Tensor:
     units, images, h, w = stack.shape
     rows = stack.view(units * images, h * w)
-    weights = torch.outer(column_sums(h, target[0]), column_sums(w, target[1])).flatten()
-    sums = rows @ weights.to(stack)
+    sums = rows @ weights
     if target == (h, w):
         squares = torch.linalg.vector_norm(rows, dim=1).double().square()
     else:
@@ -180,14 +220,17 @@ def moments(stack: Tensor, target: Grid) -> Tensor:
     return torch.stack([sums.double(), squares]).view(2, units, images).sum(2)
 
 
-def adjoint(stack: Tensor, small: Grid) -> Tensor:
-    """U^T of maps [N, B, h, w]: [N, B * p * q] on a grid (p, q) that is no larger on any axis."""
-    units, _, h, w = stack.shape
-    if small[1] != w:
-        stack = torch.matmul(stack, interpolation_matrix(small[1], w).to(stack))
-    if small[0] != h:
-        stack = _along_height(interpolation_matrix(small[0], h).T.to(stack), stack)
-    return stack.reshape(units, -1)
+def _place_weights(stack: Tensor, target: Grid) -> Tensor:
+    """How much each place of a map adds to the sum of the interpolated one: [h * w]."""
+    h, w = stack.shape[2:]
+    return torch.outer(column_sums(h, target[0]), column_sums(w, target[1])).flatten().to(stack)
+
+
+def _units_at_a_time(stack: Tensor) -> int:
+    """So many that what is made of their maps stays in a processor's cache."""
+    if stack.device.type != "cpu":
+        return len(stack)
+    return max(1, _CACHE // (stack[0].numel() * stack.element_size()))
 
 
 def _along_height(matrix: Tensor, stack: Tensor) -> Tensor:
