@@ -40,11 +40,24 @@ class RosettaView:
     @property
     def units(self) -> Result:
         """The view `rosetta_units` of this zoo: every unit's grid, mean, std, deadness."""
-        return self._query(
-            """SELECT u.* FROM rosetta_units u
-               JOIN rosetta_models m ON m.zoo = u.zoo AND m.model = u.model
-               WHERE u.zoo = ? ORDER BY m.position, u.module, u.channel"""
+        return self.units_of()
+
+    def units_of(self, models: Models = None) -> Result:
+        """The units of some models, in the order of the zoo's modules; raises `UnknownMember`."""
+        given = [models] if isinstance(models, str) else list(models or self._zoo.members)
+        for name in given:
+            self._zoo.member(name)
+        found = self._zoo.console.query(
+            """SELECT z.name AS zoo, m.name AS model,
+                      m.name || ':' || u.module || '/' || u.channel AS unit, u.module, u.channel,
+                      u.grid_height, u.grid_width, u.mean, sqrt(u.variance) AS std, u.dead,
+                      u.component
+               FROM rosetta_unit u JOIN rosetta_run z USING (rosetta_id)
+               JOIN rosetta_model m USING (rosetta_id, position)
+               WHERE z.name = ? AND list_contains(?, m.name) ORDER BY u.position, u.unit""",
+            [self.name, given],
         )
+        return Result(found)
 
     @property
     def anchor(self) -> str:

@@ -18,6 +18,7 @@ from . import (
     neurons,
     pools,
     roles,
+    rosetta,
     upkeep,
 )
 from .failures import CommandLine
@@ -74,5 +75,6 @@ for name, group in {
     "head": heads.heads,
     "neuron": neurons.neurons,
     "image": images.images,
+    "rosetta": rosetta.rosetta,
 }.items():
     app.add_typer(group, name=name)

@@ -21,7 +21,7 @@ FAILED = 2
 INTERRUPTED = 130
 
 _RESUMABLE = ("demo", "ingest", "finalize")
-_MODEL_LIBRARIES = ("open_clip", "safetensors", "torch", "torchvision")
+_MODEL_LIBRARIES = ("open_clip", "safetensors", "timm", "torch", "torchvision")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -30,19 +30,20 @@ class CommandLine(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command that was asked for."""
+        words = list(ctx.args)  # behind the first; Click forgets them as it goes on
         with _heard_interrupts() as asked:
             try:
                 result = super().invoke(ctx)
                 sys.stdout.flush()
             except KeyboardInterrupt:
-                raise _interrupted(ctx) from None
+                raise _interrupted(ctx, words) from None
             except BrokenPipeError:
                 # Whoever read our output has seen enough; nothing is left to flush at exit.
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 raise typer.Exit(1) from None
             except Exception as error:
                 if asked:
-                    raise _interrupted(ctx) from None
+                    raise _interrupted(ctx, words) from None
                 message = _explained(error)
                 if message is None:
                     raise
@@ -80,9 +81,10 @@ def _heard_interrupts() -> Generator[list[int]]:
             signal.signal(signal.SIGINT, before)
 
 
-def _interrupted(ctx: Any) -> typer.Exit:
+def _interrupted(ctx: Any, words: list[str]) -> typer.Exit:
     stays = "what was committed stays, and the same command goes on from there"
-    resumable = ctx.invoked_subcommand in _RESUMABLE
+    command = ctx.invoked_subcommand
+    resumable = command in _RESUMABLE or (command, *words[:1]) == ("rosetta", "mine")
     _say(f"Interrupted{f': {stays}' if resumable else ''}.")
     return typer.Exit(INTERRUPTED)
 

@@ -114,7 +114,7 @@ def ingest(
     from ...ingest.pools import read_pool
 
     texts = read_pool(pool, name=slug(pool.stem)) if pool is not None else None
-    allowed = None if memory is None else _bytes(memory)
+    allowed = None if memory is None else bytes_of(memory)
     with image_bar() as bar:
         done = ingesting.ingest(
             images,
@@ -164,7 +164,8 @@ def _part(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-def _bytes(text: str) -> int:
+def bytes_of(text: str) -> int:
+    """A number of bytes as the command line names it, such as 4GB; raises `BadSize`."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?) *(?:([kmgt])(i?))?b?", text.strip().lower())
     size = 0
     if found is not None:
