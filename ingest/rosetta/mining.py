@@ -30,6 +30,8 @@ FIRST = 16
 SECONDS = 120.0
 """Between two states that are written."""
 
+_GPU_SHARE = 0.7  # of its free memory; a batch's maps need the rest
+
 Notice = Callable[[str], None]
 Progress = Callable[[int, int], None]
 Pair = tuple[str, str]
@@ -260,16 +262,16 @@ class _Run:
 
 def _image_sums(maps: Sequence[Tensor], images: int) -> Tensor:
     """The units' means over places, added up over the first images of a batch: float64 [N]."""
-    means = [one[:images].mean((2, 3)).double().sum(0) for one in maps]
-    return torch.cat([one.cpu() for one in means])
+    means = [one[:images].mean((2, 3)).cpu().double().sum(0) for one in maps]
+    return torch.cat(means)
 
 
 def _device(maps: Mapping[str, Sequence[Tensor]], plan: MiningPlan) -> torch.device:
-    """Where products are held: with the maps, if there is room for them."""
+    """Where products are held: beside the maps, if that is a GPU with room for them."""
     device = next(one.device for several in maps.values() for one in several)
-    if device.type == "cuda" and plan.peak > 0.9 * torch.cuda.mem_get_info(device)[0]:
-        return torch.device("cpu")
-    return device
+    if device.type == "cuda" and plan.peak <= _GPU_SHARE * torch.cuda.mem_get_info(device)[0]:
+        return device
+    return torch.device("cpu")
 
 
 def _named(key: SumKey) -> str:
