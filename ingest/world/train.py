@@ -1,4 +1,7 @@
-"""Command line of the training recipes: `python -m lensbase.ingest.world.train clip`."""
+"""Command line of the training recipes: `python -m lensbase.ingest.world.train clip`.
+
+Likewise for the CLIP's companions: `resnet`, `mae` and `generator`.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,8 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 from torch.multiprocessing.spawn import spawn
 
+from .companions.export import train_companion
+from .companions.recipes import COMPANIONS
 from .evaluate import evaluate
 from .model import CONFIG, IMAGE_MEAN, IMAGE_STD, INTERPOLATION
 from .recipe import Cycle, Recipe, Stage
@@ -128,12 +133,17 @@ def shortened(recipe: Recipe, steps: int) -> Recipe:
 def main() -> None:
     """Parse the command line and train."""
     parser = argparse.ArgumentParser(prog="python -m lensbase.ingest.world.train")
-    parser.add_argument("what", choices=["clip"])
+    parser.add_argument("what", choices=["clip", *COMPANIONS])
     parser.add_argument("--out", type=Path, default=Path("world-weights"), help="output folder")
     parser.add_argument("--steps", type=int, help="scale the recipe to so many steps")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    parser.add_argument("--device", default="auto", help="of the clip: auto, cpu, cuda or cuda:N")
+    parser.add_argument(
+        "--resume", action="store_true", help="the clip: go on from the last checkpoint"
+    )
     options = parser.parse_args()
+    if options.what in COMPANIONS:
+        train_companion(options.what, options.out, steps=options.steps)
+        return
     recipe = Recipe() if options.steps is None else shortened(Recipe(), options.steps)
     train_clip(options.out, recipe=recipe, device=options.device, resume=options.resume)
 
