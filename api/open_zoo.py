@@ -1,5 +1,8 @@
 """A Rosetta zoo of an open store: its models, nearest units and example maps, each when needed."""
 
+# pyarrow has no types.
+# pyright: reportUnknownParameterType=false
+
 from __future__ import annotations
 
 import difflib
@@ -34,10 +37,13 @@ from ..schema.zoo_files import (
     read_pictures,
     read_statistics,
 )
+from .columns import arrow_column
 from .console import Console
 from .whole_numbers import whole
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from .run import RunView
 
 I64 = npt.NDArray[np.int64]
@@ -62,12 +68,15 @@ class ZooMember:
         place = self.place(unit)
         return Unit(self.name, self.modules[place], unit - int(self._starts[place]))
 
-    def addresses(self, units: I64) -> list[str]:
-        """The addresses of units by their numbers, as texts."""
-        places = np.searchsorted(self._starts, units, side="right") - 1
-        channels = (units - self._starts[places]).tolist()
-        named = [f"{self.name}:{module}/" for module in self.modules]
-        return [f"{named[p]}{c}" for p, c in zip(places.tolist(), channels, strict=True)]
+    def addresses(self, units: I64) -> pa.Array:
+        """The addresses of units by their numbers, as a column of texts."""
+        return self._addresses.take(arrow_column(units))
+
+    @cached_property
+    def _addresses(self) -> pa.Array:
+        sizes = np.diff(self._starts).tolist()
+        named = zip(self.modules, sizes, strict=True)
+        return arrow_column([f"{self.name}:{one}/{c}" for one, n in named for c in range(n)])
 
     def place(self, unit: int) -> int:
         """The place, among the modules, of the one that a unit is of."""

@@ -113,9 +113,11 @@ class UnitView:
             return [one for one in zoo.members.values() if zoo.has_pair(own.name, one.name)]
         other = zoo.member(model)
         if not zoo.has_pair(own.name, other.name):
+            whom = "itself" if own is other else other.name
+            among = [one.name for one in zoo.members.values() if zoo.has_pair(own.name, one.name)]
             msg = (
-                f"zoo {zoo.name!r} has not compared {own.name} with {other.name}; it goes through "
-                f"the anchor: ask for partners in {zoo.anchor.name} first."
+                f"zoo {zoo.name!r} has not compared {own.name} with {whom}; ask for its partners "
+                f"in {', '.join(among)}."
             )
             raise BadQuestion(msg)
         return [other]

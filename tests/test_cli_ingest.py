@@ -17,7 +17,7 @@ from commands import WITHOUT_TORCH, call, invoke, start
 from PIL import Image
 
 from lensbase.api import open_store
-from lensbase.api.cli.ingesting import _bytes
+from lensbase.api.cli.ingesting import bytes_of
 from lensbase.api.progress import run_progress
 from lensbase.api.verify import verify
 from lensbase.schema.errors import BadSize
@@ -271,7 +271,7 @@ def test_layers_are_checked_before_weights_are_looked_for(scenes: Path, tmp_path
 def test_sizes_are_read_as_people_write_them() -> None:
     sizes = {"4GB": 4_000_000_000, "4GiB": 4 << 30, "4 gib": 4 << 30, "1.5M": 1_500_000}
     sizes |= {"123456": 123_456, "8kB": 8000, "2TiB": 2 << 40, "7b": 7}
-    assert {text: _bytes(text) for text in sizes} == sizes
+    assert {text: bytes_of(text) for text in sizes} == sizes
     for text in ("", "GB", "4XB", "-4GB", "4GBit", "1e9", "0"):
         with pytest.raises(BadSize, match="is no number of bytes"):
-            _bytes(text)
+            bytes_of(text)
