@@ -62,32 +62,63 @@ class HookedModule(Protocol):
     """A module whose channels are units."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Its dotted name."""
+        ...
+
     @property
-    def channels(self) -> int: ...
+    def channels(self) -> int:
+        """How many units it has."""
+        ...
+
     @property
-    def grid(self) -> tuple[int, int]: ...
+    def grid(self) -> tuple[int, int]:
+        """Height and width of its maps."""
+        ...
 
 
 class ZooModel(Protocol):
     """What the catalogue says of a model of a zoo; `units.Member` is one."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Its name in the zoo."""
+        ...
+
     @property
-    def kind(self) -> str: ...
+    def kind(self) -> str:
+        """Discriminative or generator."""
+        ...
+
     @property
-    def spec(self) -> str: ...
+    def spec(self) -> str:
+        """What it was loaded from."""
+        ...
+
     @property
-    def source(self) -> str: ...
+    def source(self) -> str:
+        """The kind of that."""
+        ...
+
     @property
-    def weights_sha256(self) -> str: ...
+    def weights_sha256(self) -> str:
+        """Hash over all weights."""
+        ...
+
     @property
-    def modules(self) -> Sequence[HookedModule]: ...
+    def modules(self) -> Sequence[HookedModule]:
+        """Its hooked modules, in the order of its units."""
+        ...
+
     @property
-    def preprocessing(self) -> Mapping[str, Any]: ...
+    def preprocessing(self) -> Mapping[str, Any]:
+        """How pictures reach it, in plain JSON."""
+        ...
+
     @property
-    def input_size(self) -> int: ...
+    def input_size(self) -> int:
+        """Side of its pictures in pixels."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -29,33 +29,57 @@ class NearestUnits(Protocol):
     """The K nearest units of each unit in another model: `index` [N, K], `correlation` [N, K]."""
 
     @property
-    def index(self) -> npt.NDArray[np.integer[Any]]: ...  # noqa: D102
+    def index(self) -> npt.NDArray[np.integer[Any]]:
+        """Units [N, K], -1 where there is none."""
+        ...
+
     @property
-    def correlation(self) -> npt.NDArray[np.floating[Any]]: ...  # noqa: D102
+    def correlation(self) -> npt.NDArray[np.floating[Any]]:
+        """Correlations [N, K], NaN there."""
+        ...
 
 
 class MinedPair(Protocol):
     """What mining found of two models; of one with itself, forward and backward are the same."""
 
     @property
-    def first(self) -> str: ...  # noqa: D102
+    def first(self) -> str:
+        """The one model's name."""
+        ...
+
     @property
-    def second(self) -> str: ...  # noqa: D102
+    def second(self) -> str:
+        """The other model's name."""
+        ...
+
     @property
-    def forward(self) -> NearestUnits: ...  # noqa: D102
+    def forward(self) -> NearestUnits:
+        """Nearest units in the second of the first's."""
+        ...
+
     @property
-    def backward(self) -> NearestUnits: ...  # noqa: D102
+    def backward(self) -> NearestUnits:
+        """Nearest units in the first of the second's."""
+        ...
 
 
 class MinedStatistics(Protocol):
     """Of a model's units [N]: mean and variance in float64 (T4.1), and which never vary."""
 
     @property
-    def mean(self) -> npt.NDArray[np.float64]: ...  # noqa: D102
+    def mean(self) -> npt.NDArray[np.float64]:
+        """Means [N], float64."""
+        ...
+
     @property
-    def variance(self) -> npt.NDArray[np.float64]: ...  # noqa: D102
+    def variance(self) -> npt.NDArray[np.float64]:
+        """Variances [N], float64."""
+        ...
+
     @property
-    def dead(self) -> npt.NDArray[np.bool_]: ...  # noqa: D102
+    def dead(self) -> npt.NDArray[np.bool_]:
+        """Whether each [N] never varies."""
+        ...
 
 
 @dataclass(frozen=True)
