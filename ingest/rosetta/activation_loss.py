@@ -25,9 +25,14 @@ class Statistics(Protocol):
     """Mean and variance [units] of a member's units over the mined data set (T4.1)."""
 
     @property
-    def mean(self) -> npt.NDArray[Any]: ...  # noqa: D102
+    def mean(self) -> npt.NDArray[Any]:
+        """Means [units]."""
+        ...
+
     @property
-    def variance(self) -> npt.NDArray[Any]: ...  # noqa: D102
+    def variance(self) -> npt.NDArray[Any]:
+        """Variances [units], zero or NaN of dead units."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,9 @@ class Edit(Protocol):
 
     afresh: bool
 
-    def __call__(self, maps: Tensor) -> Tensor: ...  # noqa: D102
+    def __call__(self, maps: Tensor) -> Tensor:
+        """Maps of the same shape, edited."""
+        ...
 
 
 @dataclass(frozen=True)
