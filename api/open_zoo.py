@@ -20,6 +20,8 @@ from ..queries.best_buddies import Buddies, best_buddies
 from ..queries.rosetta_tuples import (
     Concepts,
     RosettaTuples,
+    best_tuples,
+    correlated,
     rosetta_concepts,
     rosetta_tuples,
     strongest_tuples,
@@ -127,16 +129,25 @@ class ZooMember:
 
 @dataclass(frozen=True)
 class Merged:
-    """Tuples over some models of a zoo and their concepts; `members` in the order of the units."""
+    """Best buddies of the anchor with some models, and their concepts.
+
+    `members` are in the order of a tuple's units; `best` has the strongest tuple of each unit.
+    """
 
     members: list[ZooMember]
-    tuples: RosettaTuples
+    pairs: list[Buddies]
+    best: RosettaTuples
     concepts: Concepts
+
+    @cached_property
+    def tuples(self) -> RosettaTuples:
+        """All tuples (T4.4); raises `BadQuestion` where they are too many."""
+        return rosetta_tuples(self.pairs)
 
     @property
     def strongest(self) -> I64:
-        """The row of each concept's strongest tuple."""
-        return strongest_tuples(self.tuples, self.concepts)
+        """The row of each concept's strongest tuple in `best`."""
+        return strongest_tuples(self.best, self.concepts)
 
 
 class OpenZoo:
@@ -266,9 +277,10 @@ class OpenZoo:
             if not pairs:
                 msg = f"zoo {self.name!r} has one model only; a match takes two."
                 raise NoMatches(msg)
-            tuples = rosetta_tuples(pairs, min_correlation=min_correlation)
-            concepts = rosetta_concepts(tuples, self.buddies(anchor, anchor, k=k))
-            self._merged = {key: Merged(members, tuples, concepts)}
+            pairs = correlated(pairs, min_correlation)
+            best = best_tuples(pairs)
+            concepts = rosetta_concepts(best, self.buddies(anchor, anchor, k=k))
+            self._merged = {key: Merged(members, pairs, best, concepts)}
         return self._merged[key]
 
     def statistics(self, member: ZooMember) -> KeptStatistics:

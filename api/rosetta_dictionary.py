@@ -46,7 +46,7 @@ def _pictures(zoo: OpenZoo, merged: Merged, row: int, images: int | Sequence[int
     count = min(whole(images, "images", least=1, of="example pictures"), len(zoo.pictures))
     peaks = [
         maps.max((1, 2))
-        for member, unit in zip(merged.members, merged.tuples.units[row].tolist(), strict=True)
+        for member, unit in zip(merged.members, merged.best.units[row].tolist(), strict=True)
         if (maps := zoo.maps(member, unit)) is not None
     ]
     if not peaks:

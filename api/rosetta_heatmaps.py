@@ -125,7 +125,7 @@ def _draw(ax: Any, cell: MapCell, options: dict[str, Any]) -> None:
 
 def unit_cell(zoo: OpenZoo, merged: Merged, *, row: int, place: int, image: int) -> MapCell:
     """The map of a tuple's unit over an example picture; an empty cell where it is not kept."""
-    member, unit = merged.members[place], int(merged.tuples.units[row, place])
+    member, unit = merged.members[place], int(merged.best.units[row, place])
     maps = zoo.maps(member, unit)
     if maps is None:
         return MapCell()

@@ -108,7 +108,7 @@ def _broken_maps(zoo: OpenZoo) -> Iterator[str]:
         return
     merged, pictures = zoo.merged(), len(zoo.pictures)
     for row in merged.strongest.tolist():
-        for member, unit in zip(merged.members, merged.tuples.units[row].tolist(), strict=True):
+        for member, unit in zip(merged.members, merged.best.units[row].tolist(), strict=True):
             maps = zoo.maps(member, unit)
             if maps is None:
                 continue

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from .open_zoo import Merged, OpenZoo
+from ..queries.rosetta_tuples import RosettaTuples, tuple_counts
+from .open_zoo import Merged, OpenZoo, ZooMember
 from .printing import counted
 from .result import Result
 
@@ -23,14 +24,10 @@ def match_rows(
 ) -> Result:
     """Tuples, strongest first; see `RosettaView.matches`."""
     merged = zoo.merged(models, min_correlation=min_correlation, neighbors=neighbors)
-    weakest = merged.tuples.weakest
-    order = np.argsort(-weakest, kind="stable")
+    order = merged.tuples.order()
     of = merged.concepts.of(merged.tuples.units[order, 0])
-    columns = _tuple_columns(merged, order)
-    return Result.of(
-        {"concept": of, **columns, "min_correlation": weakest[order]},
-        note=_note(merged),
-    )
+    columns = _tuple_columns(merged.members, merged.tuples, order)
+    return Result.of({"concept": of, **columns}, note=_note(merged))
 
 
 def concept_rows(
@@ -42,16 +39,15 @@ def concept_rows(
 ) -> Result:
     """Concepts with their strongest tuple; see `RosettaView.concepts`."""
     merged = zoo.merged(models, min_correlation=min_correlation, neighbors=neighbors)
-    rows = merged.strongest
-    count = merged.concepts.count
-    of = merged.concepts.of(merged.tuples.units[:, 0])
+    count, concepts = merged.concepts.count, merged.concepts
+    each = tuple_counts(merged.pairs)[concepts.units]
+    tuples = np.bincount(concepts.concept, weights=each, minlength=count).astype(np.int64)
     return Result.of(
         {
             "concept": np.arange(count),
-            "size": merged.concepts.sizes,
-            "tuples": np.bincount(of, minlength=count),
-            **_tuple_columns(merged, rows),
-            "min_correlation": merged.tuples.weakest[rows],
+            "size": concepts.sizes,
+            "tuples": tuples,
+            **_tuple_columns(merged.members, merged.best, merged.strongest),
         },
         note=_note(merged),
     )
@@ -91,22 +87,23 @@ def pair_statistics(zoo: OpenZoo) -> Result:
     )
 
 
-def _tuple_columns(merged: Merged, rows: npt.NDArray[np.int64]) -> dict[str, object]:
-    """The anchor's unit, a unit of each other model, and the correlation of each with it."""
-    tuples, members = merged.tuples, merged.members
+def _tuple_columns(
+    members: list[ZooMember], tuples: RosettaTuples, rows: npt.NDArray[np.int64]
+) -> dict[str, object]:
+    """The anchor's unit, each other model's, their correlations with it, the lowest of these."""
     columns: dict[str, object] = {"unit": members[0].addresses(tuples.units[rows, 0])}
     for place, member in enumerate(members[1:], start=1):
         columns[member.name] = member.addresses(tuples.units[rows, place])
     for place, member in enumerate(members[1:]):
         columns[f"correlation_{member.name}"] = tuples.correlations[rows, place]
-    return columns
+    return columns | {"min_correlation": tuples.weakest[rows]}
 
 
 def _note(merged: Merged) -> str:
-    concepts = merged.concepts
+    concepts, tuples = merged.concepts, int(tuple_counts(merged.pairs).sum())
     through = ", ".join(member.name for member in merged.members[1:])
     return (
-        f"{counted(len(merged.tuples), 'tuple')} of {merged.members[0].name} with {through}: "
+        f"{counted(tuples, 'tuple')} of {merged.members[0].name} with {through}: "
         f"{counted(concepts.count, 'concept')} of {counted(len(concepts.units), 'unit')}, the "
         f"largest of {concepts.largest}"
     )

@@ -39,12 +39,16 @@ class RosettaTuples:
         """The lowest correlation of each tuple [T]."""
         return self.correlations.min(1, initial=np.inf)
 
+    def order(self) -> I64:
+        """Rows by falling lowest correlation, equal ones by the sum of all."""
+        return np.lexsort((-self.correlations.sum(1, dtype=np.float64), -self.weakest))
+
 
 @dataclass(frozen=True)
 class Concepts:
     """Clusters of anchor units: `units` [n], ascending, and the `concept` [n] of each, from 0.
 
-    Concepts are numbered by their strongest tuple, the one whose lowest correlation is highest.
+    Concepts are numbered by their strongest tuples, in the order of `RosettaTuples.order`.
     """
 
     units: I64
@@ -79,11 +83,10 @@ def rosetta_tuples(
     `best_buddies` orders them. With `min_correlation`, only tuples of which no correlation is
     lower. Raises `BadQuestion` where there are more than `most`, before they are formed.
     """
-    if min_correlation is not None:
-        pairs = [one.where(one.correlation >= min_correlation) for one in pairs]
-    size = 1 + max((int(one.first.max(initial=-1)) for one in pairs), default=-1)
-    counts = [np.bincount(one.first, minlength=size) for one in pairs]
-    total = int(np.prod([count.astype(np.float64) for count in counts], axis=0).sum())
+    pairs = correlated(pairs, min_correlation)
+    counts = _counts(pairs)
+    size = len(counts[0]) if counts else 0
+    total = int(tuple_counts(pairs).sum())
     if total > most:
         msg = (
             f"these models share {total:,} tuples of units, more than {most:,}; ask for fewer "
@@ -105,34 +108,87 @@ def rosetta_tuples(
     return RosettaTuples(np.concatenate([anchor[:, None], units], axis=1), correlations)
 
 
-def rosetta_concepts(tuples: RosettaTuples, own: Buddies) -> Concepts:
+def correlated(pairs: Sequence[Buddies], min_correlation: float | None) -> list[Buddies]:
+    """The pairs whose correlation is at least that; all for None."""
+    if min_correlation is None:
+        return list(pairs)
+    return [one.where(one.correlation >= min_correlation) for one in pairs]
+
+
+def tuple_counts(pairs: Sequence[Buddies]) -> npt.NDArray[np.float64]:
+    """How many tuples each unit of the anchor is in, without forming them [up to the last one]."""
+    return np.prod([count.astype(np.float64) for count in _counts(pairs)] or [[]], axis=0)
+
+
+def best_tuples(pairs: Sequence[Buddies]) -> RosettaTuples:
+    """The strongest tuple of each unit of the anchor that is in one, by `RosettaTuples.order`.
+
+    The best buddy in every other model: no choice in one model makes another's correlation lower,
+    so that tuples need not be formed.
+    """
+    counts = _counts(pairs)
+    if not counts:
+        return RosettaTuples(np.empty((0, 1), np.int64), np.empty((0, 0), np.float32))
+    anchors = np.flatnonzero(np.min(counts, axis=0)).astype(np.int64)
+    units, correlations = [anchors], list[F32]()
+    for pair in pairs:
+        # Stable, so that of equal correlations the better rank comes first.
+        order = np.lexsort((-pair.correlation, pair.first))
+        firsts, starts = np.unique(pair.first[order], return_index=True)
+        entry = order[starts[np.searchsorted(firsts, anchors)]]
+        units.append(pair.second[entry])
+        correlations.append(pair.correlation[entry])
+    return RosettaTuples(np.stack(units, 1), np.stack(correlations, 1))
+
+
+def units_in_tuples(
+    pairs: Sequence[Buddies], best: RosettaTuples, concepts: Concepts, *, most: int
+) -> list[I64]:
+    """Units [n] of the anchor and of each other model that are in tuples, ascending.
+
+    Of at most `most` units of the anchor and their best buddies together: each concept's strongest
+    unit, then the others by their strongest tuple. `best` are the `best_tuples` of `pairs`.
+    """
+    counts = _counts(pairs)
+    order = best.order()
+    _, first = np.unique(concepts.of(best.units[order, 0]), return_index=True)
+    ranked = np.concatenate([order[first], np.delete(order, first)]) if len(order) else order
+    anchors = best.units[ranked, 0]
+    taken = np.cumsum(1 + sum((count[anchors] for count in counts), np.zeros(len(anchors))))
+    chosen = np.sort(anchors[taken <= most])
+    return [chosen, *(np.unique(pair.second[np.isin(pair.first, chosen)]) for pair in pairs)]
+
+
+def rosetta_concepts(best: RosettaTuples, own: Buddies) -> Concepts:
     """Cluster the anchor's units that are in tuples: connected components of its best buddies.
 
-    `own` is BB(G, G; K) (thesis, section 4.3); a unit's match with itself joins nothing.
+    `best` are `best_tuples`, `own` is BB(G, G; K) (thesis, section 4.3); a unit's match with itself
+    joins nothing.
     """
-    units = np.unique(tuples.units[:, 0])
+    units = best.units[:, 0]
     if not len(units):
         return Concepts(units, np.empty(0, np.int64))
     ends = np.stack([own.first, own.second])
     inside = np.isin(ends, units).all(0) & (ends[0] != ends[1])
     label = _components(np.searchsorted(units, ends[:, inside]), len(units))
-    strength = np.full(len(units), -np.inf, np.float32)
-    np.maximum.at(strength, np.searchsorted(units, tuples.units[:, 0]), tuples.weakest)
-    best = np.full(len(units), -np.inf, np.float32)
-    np.maximum.at(best, label, strength)
-    roots = np.unique(label)
-    ordered = roots[np.argsort(-best[roots], kind="stable")]
-    number = np.empty(len(units), np.int64)
-    number[ordered] = np.arange(len(ordered))
-    return Concepts(units, number[label])
+    # Numbered as their strongest units come.
+    _, first = np.unique(label[best.order()], return_index=True)
+    number = np.empty(len(first), np.int64)
+    number[np.argsort(first)] = np.arange(len(first))
+    return Concepts(units, number[np.searchsorted(np.unique(label), label)])
 
 
-def strongest_tuples(tuples: RosettaTuples, concepts: Concepts) -> I64:
-    """The row of each concept's strongest tuple [concepts]; of equal ones the first."""
-    order = np.argsort(-tuples.weakest, kind="stable")
-    of = concepts.of(tuples.units[order, 0])
-    _, first = np.unique(of, return_index=True)
+def strongest_tuples(best: RosettaTuples, concepts: Concepts) -> I64:
+    """The row of each concept's strongest tuple among `best_tuples` [concepts]."""
+    order = best.order()
+    _, first = np.unique(concepts.concept[order], return_index=True)
     return order[first]
+
+
+def _counts(pairs: Sequence[Buddies]) -> list[I64]:
+    """How many best buddies each unit of the anchor has in every other model."""
+    size = 1 + max((int(one.first.max(initial=-1)) for one in pairs), default=-1)
+    return [np.bincount(one.first, minlength=size) for one in pairs]
 
 
 def _components(ends: I64, count: int) -> I64:

@@ -14,9 +14,13 @@ from hypothesis import strategies as st
 from lensbase.queries.best_buddies import Buddies, best_buddies
 from lensbase.queries.rosetta_tuples import (
     RosettaTuples,
+    best_tuples,
+    correlated,
     rosetta_concepts,
     rosetta_tuples,
     strongest_tuples,
+    tuple_counts,
+    units_in_tuples,
 )
 from lensbase.schema.errors import BadQuestion
 
@@ -153,21 +157,41 @@ def test_tuples_and_concepts_are_those_of_the_definitions(
             (place,) = np.flatnonzero((pair.first == row[0]) & (pair.second == unit))
             assert number == pair.correlation[place]
 
-    concepts = rosetta_concepts(found, selves)
-    groups = {
+    counts = tuple_counts(correlated(pairs, least))
+    assert counts.tolist() == np.bincount(found.units[:, 0], minlength=len(counts)).tolist()
+
+    best = best_tuples(correlated(pairs, least))
+    strongest: dict[int, tuple[float, float]] = {}
+    for row, said in zip(found.units.tolist(), found.correlations, strict=True):
+        strength = (float(said.min()), float(said.sum(dtype=np.float64)))
+        strongest[row[0]] = max(strongest.get(row[0], (-1.0, -1.0)), strength)
+    assert best.units[:, 0].tolist() == sorted(strongest)
+    for row, said in zip(best.units.tolist(), best.correlations, strict=True):
+        assert tuple(row) in rows
+        assert (float(said.min()), float(said.sum(dtype=np.float64))) == strongest[row[0]]
+
+    concepts = rosetta_concepts(best, selves)
+    groups = [
         frozenset(concepts.units[concepts.concept == number].tolist())
         for number in range(concepts.count)
-    }
+    ]
     edges = set(zip(selves.first.tolist(), selves.second.tolist(), strict=True))
-    assert groups == literal_components({row[0] for row in rows}, edges)
+    assert set(groups) == literal_components(set(strongest), edges)
     assert concepts.largest == max(map(len, groups), default=0)
-    best = strongest_tuples(found, concepts)
-    assert len(best) == concepts.count
-    strength = found.weakest[best]
-    assert (np.diff(strength) <= 0).all()
-    for number, row in enumerate(best):
-        of = concepts.of(found.units[:, 0]) == number
-        assert found.weakest[row] == found.weakest[of].max()
+    chosen = best.units[strongest_tuples(best, concepts), 0].tolist()
+    order = [max(strongest[unit] for unit in group) for group in groups]
+    assert [strongest[unit] for unit in chosen] == order == sorted(order, reverse=True)
+    for group, unit in zip(groups, chosen, strict=True):
+        assert unit in group
+
+    every = units_in_tuples(correlated(pairs, least), best, concepts, most=10_000)
+    for place, units in enumerate(every):
+        assert units.tolist() == sorted({row[place] for row in rows})
+    few = units_in_tuples(correlated(pairs, least), best, concepts, most=1 + len(pairs) * k)
+    if chosen:
+        # Room for one unit at least: the strongest concept's.
+        assert chosen[0] in few[0]
+        assert sum(map(len, few)) <= 1 + len(pairs) * k
 
 
 def test_a_long_chain_is_one_concept() -> None:

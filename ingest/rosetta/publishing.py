@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,9 +16,10 @@ from ...queries.best_buddies import Buddies, best_buddies
 from ...queries.rosetta_tuples import (
     Concepts,
     RosettaTuples,
+    best_tuples,
     rosetta_concepts,
-    rosetta_tuples,
     strongest_tuples,
+    units_in_tuples,
 )
 from ...schema import manifest, zoo_files
 from ...schema.catalog import Draft, now, publishing, version
@@ -40,6 +39,7 @@ from .zoo_arrays import (
     kept_pair,
     kept_statistics,
 )
+from .zoo_records import Zoo, ZooModel
 
 __all__ = [
     "Examples",
@@ -56,84 +56,6 @@ __all__ = [
 ]
 
 _MANIFEST_SUFFIX = ".json"
-
-
-class HookedModule(Protocol):
-    """A module whose channels are units."""
-
-    @property
-    def name(self) -> str:
-        """Its dotted name."""
-        ...
-
-    @property
-    def channels(self) -> int:
-        """How many units it has."""
-        ...
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Height and width of its maps."""
-        ...
-
-
-class ZooModel(Protocol):
-    """What the catalogue says of a model of a zoo; `units.Member` is one."""
-
-    @property
-    def name(self) -> str:
-        """Its name in the zoo."""
-        ...
-
-    @property
-    def kind(self) -> str:
-        """Discriminative or generator."""
-        ...
-
-    @property
-    def spec(self) -> str:
-        """What it was loaded from."""
-        ...
-
-    @property
-    def source(self) -> str:
-        """The kind of that."""
-        ...
-
-    @property
-    def weights_sha256(self) -> str:
-        """Hash over all weights."""
-        ...
-
-    @property
-    def modules(self) -> Sequence[HookedModule]:
-        """Its hooked modules, in the order of its units."""
-        ...
-
-    @property
-    def preprocessing(self) -> Mapping[str, Any]:
-        """How pictures reach it, in plain JSON."""
-        ...
-
-    @property
-    def input_size(self) -> int:
-        """Side of its pictures in pixels."""
-        ...
-
-
-@dataclass(frozen=True)
-class Zoo:
-    """What a zoo was mined on, and how: `settings` is plain JSON."""
-
-    name: str
-    anchor: str
-    images: int
-    dataset: str
-    keys_sha256: str
-    neighbors: int
-    settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    versions: Mapping[str, str] = field(default_factory=dict[str, str])
-    created_at: datetime | None = None
 
 
 def publish_zoo(
@@ -200,8 +122,8 @@ def matched_units(
 ) -> dict[str, npt.NDArray[np.int64]]:
     """Units by model, ascending, that are in tuples of all models: those to keep maps of.
 
-    Of the strongest `most` tuples, each concept's strongest before all others. Raises as
-    `publish_zoo` does.
+    Of at most `most` matches, each concept's strongest before all others. Raises as `publish_zoo`
+    does.
     """
     names, folder = _checked_names(zoo, members), zoo_folder(layout, zoo.name)
     pairs = _complete_pairs(layout, folder, names, anchor=zoo.anchor)
@@ -210,12 +132,10 @@ def matched_units(
         for pair in pairs
         if zoo.anchor in pair
     }
-    order = _tuple_order(names, zoo.anchor)
-    tuples, concepts = _merged(found, names, zoo.anchor)
-    first = strongest_tuples(tuples, concepts)
-    rest = np.argsort(-tuples.weakest, kind="stable")
-    chosen = np.concatenate([first, rest[~np.isin(rest, first)]])[:most]
-    return {name: np.unique(tuples.units[chosen, place]) for place, name in enumerate(order)}
+    order, others = _tuple_order(names, zoo.anchor), _from_anchor(found, names, zoo.anchor)
+    best, concepts = _merged(found, names, zoo.anchor)
+    units = units_in_tuples(others, best, concepts, most=most)
+    return dict(zip(order, units, strict=True))
 
 
 def concept_units(
@@ -232,8 +152,8 @@ def concept_units(
         for pair in pairs
         if zoo.anchor in pair
     }
-    tuples, concepts = _merged(found, names, zoo.anchor)
-    return tuples.units[strongest_tuples(tuples, concepts), 0]
+    best, concepts = _merged(found, names, zoo.anchor)
+    return best.units[strongest_tuples(best, concepts), 0]
 
 
 def _checked_names(zoo: Zoo, members: Sequence[ZooModel]) -> list[str]:
@@ -357,16 +277,22 @@ def _tuple_order(names: Sequence[str], anchor: str) -> list[str]:
     return [anchor, *(name for name in names if name != anchor)]
 
 
-def _merged(
+def _from_anchor(
     found: Mapping[tuple[str, str], Buddies], names: Sequence[str], anchor: str
-) -> tuple[RosettaTuples, Concepts]:
-    """Tuples over all models through the anchor, and their concepts (T4.4)."""
-    pairs = [
+) -> list[Buddies]:
+    """The anchor's best buddies in every other model."""
+    return [
         found[anchor, name] if (anchor, name) in found else found[name, anchor].reversed()
         for name in _tuple_order(names, anchor)[1:]
     ]
-    tuples = rosetta_tuples(pairs)
-    return tuples, rosetta_concepts(tuples, found[anchor, anchor])
+
+
+def _merged(
+    found: Mapping[tuple[str, str], Buddies], names: Sequence[str], anchor: str
+) -> tuple[RosettaTuples, Concepts]:
+    """The strongest tuples over all models through the anchor, and the concepts (T4.4)."""
+    best = best_tuples(_from_anchor(found, names, anchor))
+    return best, rosetta_concepts(best, found[anchor, anchor])
 
 
 def _match_rows(found: Buddies, same: Mapping[str, int]) -> Any:
