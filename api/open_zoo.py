@@ -70,8 +70,12 @@ class ZooMember:
         place = self.place(unit)
         return Unit(self.name, self.modules[place], unit - int(self._starts[place]))
 
-    def addresses(self, units: I64) -> pa.Array:
-        """The addresses of units by their numbers, as a column of texts."""
+    def addresses(self, units: I64) -> list[str]:
+        """The addresses of units by their numbers, as texts."""
+        return self.address_column(units).to_pylist()
+
+    def address_column(self, units: I64) -> pa.Array:
+        """The same as a column: a zoo may have millions of tuples."""
         return self._addresses.take(arrow_column(units))
 
     @cached_property

@@ -40,7 +40,7 @@ def _broken_units(zoo: OpenZoo, member: ZooMember) -> Iterator[str]:
     if not np.array_equal(rows["unit"], np.arange(member.units)):
         yield f"the rows of {member.name} are not one for each of its {member.units:,} units"
         return
-    said = member.addresses(rows["unit"].astype(np.int64)).to_pylist()
+    said = member.addresses(rows["unit"].astype(np.int64))
     named = [
         f"{member.name}:{module}/{channel}"
         for module, channel in zip(rows["module"], rows["channel"], strict=True)

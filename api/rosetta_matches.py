@@ -91,9 +91,9 @@ def _tuple_columns(
     members: list[ZooMember], tuples: RosettaTuples, rows: npt.NDArray[np.int64]
 ) -> dict[str, object]:
     """The anchor's unit, each other model's, their correlations with it, the lowest of these."""
-    columns: dict[str, object] = {"unit": members[0].addresses(tuples.units[rows, 0])}
+    columns: dict[str, object] = {"unit": members[0].address_column(tuples.units[rows, 0])}
     for place, member in enumerate(members[1:], start=1):
-        columns[member.name] = member.addresses(tuples.units[rows, place])
+        columns[member.name] = member.address_column(tuples.units[rows, place])
     for place, member in enumerate(members[1:]):
         columns[f"correlation_{member.name}"] = tuples.correlations[rows, place]
     return columns | {"min_correlation": tuples.weakest[rows]}
