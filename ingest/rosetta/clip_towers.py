@@ -35,7 +35,7 @@ def load_clip_member(spec: MemberSpec, device: str | torch.device) -> HookedMode
     cfg = cast("dict[str, Any]", visual.preprocess_cfg)
     return HookedModel(
         visual,
-        check_inputs(cfg["size"], cfg["mean"], cfg["std"], cfg["interpolation"]),
+        check_inputs(cfg["size"], cfg["mean"], cfg["std"], interpolation=cfg["interpolation"]),
         name=spec.name,
         spec=spec.text,
         source=spec.source,

@@ -58,7 +58,7 @@ class Inputs:
 
 
 def check_inputs(
-    input_size: object, mean: object, std: object, interpolation: object = "bicubic"
+    input_size: object, mean: object, std: object, *, interpolation: object = "bicubic"
 ) -> Inputs:
     """Inputs of values that may be lists or of a library's own types.
 
@@ -238,7 +238,7 @@ def model_member(
     Of a whole CLIP (with `visual` and `encode_image`) the image tower is read, under the weights'
     hash of the whole. Raises PreprocessMissing and what `HookedModel` raises.
     """
-    inputs = check_inputs(input_size, mean, std, interpolation)
+    inputs = check_inputs(input_size, mean, std, interpolation=interpolation)
     network, prefix = image_part(module)
     return HookedModel(
         copy.deepcopy(network),

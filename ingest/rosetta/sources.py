@@ -92,7 +92,10 @@ def _timm(spec: MemberSpec, device: str | torch.device) -> Member:
         load_weights(module, file)
     data = cast("dict[str, Any]", resolve_model_data_config(module))
     inputs = check_inputs(
-        data["input_size"][1:], data["mean"], data["std"], data.get("interpolation", "bicubic")
+        data["input_size"][1:],
+        data["mean"],
+        data["std"],
+        interpolation=data.get("interpolation", "bicubic"),
     )
     return _discriminative(module, inputs, spec, device)
 
@@ -126,7 +129,7 @@ def _torchvision(spec: MemberSpec, device: str | torch.device) -> Member:
         load_weights(module, file)
     # The crop is the picture that its weights were trained for; there is one of every model.
     seen = (weights or all_weights.DEFAULT).transforms()
-    inputs = check_inputs(seen.crop_size, seen.mean, seen.std, seen.interpolation)
+    inputs = check_inputs(seen.crop_size, seen.mean, seen.std, interpolation=seen.interpolation)
     return _discriminative(module, inputs, spec, device)
 
 
@@ -137,7 +140,7 @@ def _checkpoint(spec: MemberSpec, device: str | torch.device) -> Member:
         getattr(given, "input_size", None),
         getattr(given, "mean", None),
         getattr(given, "std", None),
-        getattr(given, "interpolation", "bicubic"),
+        interpolation=getattr(given, "interpolation", "bicubic"),
     )
     return _discriminative(module, inputs, spec, device)
 

@@ -34,26 +34,43 @@ class Batch:
 
 @runtime_checkable
 class Member(Protocol):
-    """A model of a zoo.
-
-    `spec` is what it was loaded from, `source` the part of it before the first colon, and
-    `preprocessing` says in plain JSON how pictures reach it.
-    """
+    """A model of a zoo, with hooks on its modules."""
 
     @property
-    def name(self) -> str: ...  # noqa: D102
+    def name(self) -> str:
+        """The member's name in its zoo."""
+        ...
+
     @property
-    def kind(self) -> Kind: ...  # noqa: D102
+    def kind(self) -> Kind:
+        """Whether it reads pictures or makes them."""
+        ...
+
     @property
-    def spec(self) -> str: ...  # noqa: D102
+    def spec(self) -> str:
+        """What it was loaded from."""
+        ...
+
     @property
-    def source(self) -> str: ...  # noqa: D102
+    def source(self) -> str:
+        """What loaded it: the specification's source, or `module`."""
+        ...
+
     @property
-    def weights_sha256(self) -> str: ...  # noqa: D102
+    def weights_sha256(self) -> str:
+        """Hash of its weights, as in `lensbase.ingest.models`."""
+        ...
+
     @property
-    def modules(self) -> tuple[UnitModule, ...]: ...  # noqa: D102
+    def modules(self) -> tuple[UnitModule, ...]:
+        """The hooked modules, in order."""
+        ...
+
     @property
-    def preprocessing(self) -> dict[str, Any]: ...  # noqa: D102
+    def preprocessing(self) -> dict[str, Any]:
+        """How pictures or latents reach it, in plain JSON."""
+        ...
+
     @property
     def input_size(self) -> int:
         """The side of the square pictures that the member takes (a generator: gives), in pixels."""
