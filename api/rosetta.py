@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..schema.errors import AmbiguousZoo
@@ -10,11 +10,13 @@ from ..schema.snapshot import Snapshot
 from ..schema.zoos import unknown_zoo
 from .card import Card
 from .console import Console
+from .inverting import RosettaInversions
 from .open_zoo import OpenZoo, ZooMember
 from .printing import human_bytes
 from .result import Result
 from .rosetta_dictionary import dictionary
 from .rosetta_heatmaps import MapGrid, concept_heatmaps
+from .rosetta_held_out import held_out_rows
 from .rosetta_matches import concept_rows, match_rows, pair_statistics
 from .rosetta_search import search_units
 from .rosetta_unit import UnitView
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 Models = str | Sequence[str] | None
 
 
-class RosettaView:
+class RosettaView(RosettaInversions):
     """Models whose units were matched on the same pictures (thesis, chapter 4)."""
 
     def __init__(self, zoo: OpenZoo) -> None:
@@ -114,6 +116,44 @@ class RosettaView:
         its own units that are alike.
         """
         return pair_statistics(self._zoo)
+
+    def held_out(
+        self,
+        images: Any = None,
+        models: Models = None,
+        *,
+        members: Mapping[str, Any] | None = None,
+        samples: int | None = None,
+        seed: int = 1,
+        limit: int | None = None,
+        where: str | None = None,
+        memory: int = 8_000_000_000,
+        batch_size: int = 32,
+        device: str = "auto",
+    ) -> Result:
+        """Whether matches hold: their correlations on pictures that the zoo was not mined on.
+
+        `images`, `limit` and `where` are those of `ingest`; without images, `samples` (1,600) of
+        the zoo's generator from another `seed`. The models are loaded again, as they were mined;
+        `members` gives those that no specification can load. Columns `model_a`, `model_b`,
+        `matches`, the means `mined`, `held_out` and `shuffled` (the same units paired anew),
+        `median_change` and `largest_change` of a pair's correlation, and `within_005`, the share of
+        pairs that moved by at most 0.05. Needs `lensbase[ingest]`; raises as mining does.
+        """
+        from ..ingest.rosetta.job import MiningOptions
+
+        options = MiningOptions(
+            memory=memory,
+            batch_size=batch_size,
+            samples=samples,
+            seed=seed,
+            limit=limit,
+            where=where,
+            device=device,
+        )
+        named = [models] if isinstance(models, str) else models
+        load = self._loader(members, device)
+        return held_out_rows(self._zoo, images, models=named, load=load, options=options)
 
     def dictionary(
         self,

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ...schema.errors import BadZooPairs, ImagesChanged, NoImages
-from .mining_plan import MiningPlan, SumKey, plan_mining
+from .mining_plan import MiningPlan, SumKey, Tile, plan_mining
 from .mining_state import MiningState
 from .neighbors import Best, PairNeighbors, Side, read_tile
 from .products import Products, Units, UnitStatistics, side, statistics
@@ -35,6 +35,8 @@ _GPU_SHARE = 0.7  # of its free memory; a batch's maps need the rest
 Notice = Callable[[str], None]
 Progress = Callable[[int, int], None]
 Pair = tuple[str, str]
+Reader = Callable[[Tile, Tensor, tuple[Side, Side]], None]
+"""What becomes of a tile's products once all pictures are in them."""
 
 
 class Batches(Protocol):
@@ -95,7 +97,12 @@ def mine_units(
     if notice is not None and len(plan.passes) > 1:
         notice(str(plan))
     used = {name for pair in plan.pairs for name in pair}
-    run = _Run({name: one for name, one in named.items() if name in used}, batches, plan, neighbors)
+    run = MiningRun(
+        {name: one for name, one in named.items() if name in used},
+        batches,
+        plan,
+        neighbors=neighbors,
+    )
     kept = None
     if state is not None:
         facts = _facts(run, {"neighbors": neighbors} | dict(settings or {}))
@@ -106,13 +113,20 @@ def mine_units(
     return run.mined()
 
 
-class _Run:
+class MiningRun:
     """Everything that is accumulated, and how far: passes done, and images read in this one."""
 
     def __init__(
-        self, members: dict[str, Member], batches: Batches, plan: MiningPlan, neighbors: int
+        self,
+        members: dict[str, Member],
+        batches: Batches,
+        plan: MiningPlan,
+        *,
+        neighbors: int = 1,
+        read: Reader | None = None,
     ) -> None:
         self.members, self.batches, self.plan = members, batches, plan
+        self._read = read or self._offer
         self.units = {name: Units(member) for name, member in members.items()}
         self.shifts: dict[str, Tensor] = {}
         self.sums: dict[SumKey, Tensor] = {}
@@ -202,9 +216,12 @@ class _Run:
             self.plan.passes[self.done].tiles, self.products.tiles, strict=True
         ):
             first, second = (self._side(key, dead).to(products.device) for key in tile.sums)
-            read_tile(tile, products, (first, second), best=self.best[tile.pair])
+            self._read(tile, products, (first, second))
         self.products, self.images = None, 0
         self.done += 1
+
+    def _offer(self, tile: Tile, products: Tensor, sides: tuple[Side, Side]) -> None:
+        read_tile(tile, products, sides, best=self.best[tile.pair])
 
     def _side(self, key: SumKey, dead: Mapping[str, Tensor]) -> Side:
         numbers = self.units[key.member].numbers[key.grid]
@@ -279,7 +296,7 @@ def _named(key: SumKey) -> str:
     return f"sums {key.member} {h}x{w} {target_h}x{target_w}"
 
 
-def _facts(run: _Run, settings: Mapping[str, Any]) -> dict[str, object]:
+def _facts(run: MiningRun, settings: Mapping[str, Any]) -> dict[str, object]:
     """What must be the same when a run goes on, in JSON."""
     tiles = [[dataclasses.astuple(tile) for tile in one.tiles] for one in run.plan.passes]
     models = [
