@@ -106,7 +106,7 @@ def mine_zoo(
     with _alone(layout, zoo):
         members = load_zoo(_all_models(models, known), device=choose_device(chosen.device))
         anchor = _anchor(members, anchor, known)
-        pictures = _pictures(images, members, chosen, tell)
+        pictures = pictures_for(images, members, options=chosen, progress=tell)
         rejected = pictures.facts.get("rejected", 0)
         if rejected:
             say(f"{rejected:,} images cannot be read and are left out")
@@ -330,9 +330,18 @@ def _anchor(
     return asked or own or (generators[0] if generators else names[0])
 
 
-def _pictures(
-    images: Any, members: Sequence[Member], options: MiningOptions, tell: Progress
+def pictures_for(
+    images: Any,
+    members: Sequence[Member],
+    *,
+    options: MiningOptions,
+    progress: Progress | None = None,
 ) -> Pictures:
+    """The pictures to show members: a source's, or samples where one of them is a generator.
+
+    Raises `BadQuestion` where there are neither or both, and what `open_source` raises.
+    """
+    tell = progress or _still
     generator = next((one for one in members if one.kind == "generator"), None)
     if images is None:
         if not isinstance(generator, GeneratorMember):
