@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ..schema.errors import BadQuestion, CheckpointMismatch, NoGenerator, NoMatches
+from ..schema.errors import BadQuestion, CheckpointMismatch
+from ..schema.zoo_errors import NoGenerator, NoMatches
 from .inverted import Inverted
 from .open_zoo import OpenZoo, ZooMember
 

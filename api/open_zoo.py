@@ -27,9 +27,10 @@ from ..queries.rosetta_tuples import (
     strongest_tuples,
 )
 from ..schema.components import Neuron
-from ..schema.errors import BadQuestion, MapsNotStored, NoMatches, UnknownMember, UnknownUnit
+from ..schema.errors import BadQuestion
 from ..schema.layout import Layout
 from ..schema.unit_addresses import Unit, neuron_of, parse_unit
+from ..schema.zoo_errors import MapsNotStored, NoMatches, UnknownMember, UnknownUnit
 from ..schema.zoo_files import (
     KeptMaps,
     KeptPair,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..schema.errors import AmbiguousZoo
 from ..schema.snapshot import Snapshot
+from ..schema.zoo_errors import AmbiguousZoo
 from ..schema.zoos import unknown_zoo
 from .card import Card
 from .console import Console

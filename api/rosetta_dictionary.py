@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..schema.errors import NoMatches
+from ..schema.zoo_errors import NoMatches
 from .open_zoo import Merged, OpenZoo
 from .rosetta_heatmaps import MapCell, MapGrid, chosen_concepts, example_picture, unit_cell
 from .whole_numbers import whole

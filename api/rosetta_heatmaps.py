@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..schema.errors import BadQuestion, NoMatches
+from ..schema.errors import BadQuestion
+from ..schema.zoo_errors import NoMatches
 from .backdrops import backdrop
 from .heatmap import Heatmap
 from .open_zoo import Merged, OpenZoo

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..schema.errors import BadQuestion, MapsNotStored
+from ..schema.errors import BadQuestion
+from ..schema.zoo_errors import MapsNotStored
 from .card import Card
 from .open_zoo import OpenZoo, ZooMember
 from .printing import counted

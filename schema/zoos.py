@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 from typing import TYPE_CHECKING, Any
 
-from .errors import UnknownZoo
 from .layout import Layout
+from .zoo_errors import UnknownZoo
 
 if TYPE_CHECKING:
     import duckdb

@@ -26,7 +26,7 @@ from lensbase.ingest.rosetta.edits import (
     edit_of,
 )
 from lensbase.ingest.rosetta.inversion import Inversion, Pairs
-from lensbase.schema.errors import BadEdit, BadLatent, BadOptimization, BadPairs, UnknownEdit
+from lensbase.schema.zoo_errors import BadEdit, BadLatent, BadOptimization, BadPairs, UnknownEdit
 
 Map = npt.NDArray[np.float64]
 DISKS, READER = Disks(), Reader()

@@ -16,7 +16,8 @@ from torchmetrics.functional.image import learned_perceptual_image_patch_similar
 from lensbase.ingest.rosetta import image_scores
 from lensbase.ingest.rosetta.image_scores import lpips, psnr, ssim
 from lensbase.ingest.rosetta.strip import save_strip, strip
-from lensbase.schema.errors import BadTarget, WeightsNotFound
+from lensbase.schema.errors import WeightsNotFound
+from lensbase.schema.zoo_errors import BadTarget
 
 RNG = np.random.default_rng(0)
 FIRST = RNG.integers(0, 256, (3, 20, 16, 3), dtype=np.uint8)

@@ -20,7 +20,7 @@ from lensbase.ingest.rosetta.activation_loss import ActivationLoss, Guide, choos
 from lensbase.ingest.rosetta.image_scores import psnr
 from lensbase.ingest.rosetta.inversion import Inversion, Pairs, invert, visualize
 from lensbase.ingest.rosetta.units import UnitModule
-from lensbase.schema.errors import BadLatent, BadOptimization, BadPairs, BadTarget
+from lensbase.schema.zoo_errors import BadLatent, BadOptimization, BadPairs, BadTarget
 
 DISKS, READER = Disks(), Reader()
 STATISTICS = statistics()

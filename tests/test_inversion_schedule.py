@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lensbase.ingest.rosetta.schedule import BIGGAN_RATE, STYLEGAN2_RATE, Schedule
-from lensbase.schema.errors import BadOptimization
+from lensbase.schema.zoo_errors import BadOptimization
 
 
 def literal(step: int, steps: int, rate: float) -> float:

@@ -33,12 +33,10 @@ from lensbase.api import Store, open_store
 from lensbase.api.rosetta import RosettaView
 from lensbase.ingest.rosetta.publishing import publish_zoo
 from lensbase.schema.catalog import create_store
-from lensbase.schema.errors import (
+from lensbase.schema.errors import BadAddress, BadQuestion, NeuronsNotStored
+from lensbase.schema.zoo_errors import (
     AmbiguousZoo,
-    BadAddress,
-    BadQuestion,
     MapsNotStored,
-    NeuronsNotStored,
     NoMatches,
     UnknownMember,
     UnknownUnit,

@@ -13,7 +13,7 @@ from mined_members import HeldPictures, TinyNetwork, numbered_pictures
 from test_rosetta_mining import assert_same
 
 from lensbase.ingest.rosetta.mining import Mined, mine_units
-from lensbase.schema.errors import MiningMismatch
+from lensbase.schema.zoo_errors import MiningMismatch
 
 SIZE = 6
 IMAGES = 40

@@ -19,9 +19,8 @@ from lensbase.api.mining import mine_rosetta
 from lensbase.ingest.rosetta.generators import generator_member
 from lensbase.ingest.rosetta.inversion import Pairs, invert
 from lensbase.ingest.rosetta.members import model_member
-from lensbase.schema.errors import (
-    BadQuestion,
-    CheckpointMismatch,
+from lensbase.schema.errors import BadQuestion, CheckpointMismatch
+from lensbase.schema.zoo_errors import (
     NoGenerator,
     NoMatches,
     UnknownEdit,

@@ -19,14 +19,8 @@ from lensbase.ingest.rosetta.job import MiningOptions
 from lensbase.ingest.rosetta.pictures import as_pictures, square
 from lensbase.ingest.rosetta.sources import load_member
 from lensbase.ingest.rosetta.units import Batch
-from lensbase.schema.errors import (
-    BadMember,
-    BadName,
-    BadQuestion,
-    NoImages,
-    SourceNotFound,
-    ZooMismatch,
-)
+from lensbase.schema.errors import BadName, BadQuestion, NoImages, SourceNotFound
+from lensbase.schema.zoo_errors import BadMember, ZooMismatch
 
 # Few modules of each: on different grids, and fast.
 CLIP = "clip=world:clip#*.resblocks.[02].mlp.gelu"

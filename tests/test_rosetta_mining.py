@@ -19,14 +19,8 @@ from lensbase.ingest.rosetta.interpolation import interpolation_matrix
 from lensbase.ingest.rosetta.mining import Mined, mine_units
 from lensbase.ingest.rosetta.mining_plan import plan_mining
 from lensbase.ingest.rosetta.neighbors import Neighbors, largest
-from lensbase.schema.errors import (
-    BadZooPairs,
-    ImagesChanged,
-    MapsMismatch,
-    MapsNotFinite,
-    MemoryTooSmall,
-    NoImages,
-)
+from lensbase.schema.errors import ImagesChanged, MemoryTooSmall, NoImages
+from lensbase.schema.zoo_errors import BadZooPairs, MapsMismatch, MapsNotFinite
 
 IMAGES = 23
 CLOSE = 1e-5

@@ -43,8 +43,9 @@ from lensbase.ingest.rosetta.publishing import (
     publish_zoo,
 )
 from lensbase.schema.catalog import create_store, current_generation, publishing
-from lensbase.schema.errors import BadName, UnknownZoo, ZooIncomplete, ZooMismatch
+from lensbase.schema.errors import BadName
 from lensbase.schema.layout import Layout
+from lensbase.schema.zoo_errors import UnknownZoo, ZooIncomplete, ZooMismatch
 from lensbase.schema.zoo_files import manifest_of, zoo_folder
 
 TABLES = ("rosetta_unit", "rosetta_match", "rosetta_concept", "rosetta_pair", "rosetta_model")

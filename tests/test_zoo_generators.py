@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lensbase.ingest.rosetta.generators import HookedGenerator, generator_member
 from lensbase.ingest.rosetta.sources import load_member
 from lensbase.ingest.rosetta.units import Batch, GeneratorMember, UnitModule
-from lensbase.schema.errors import BadGenerator, BadPictures, NoSuchModule
+from lensbase.schema.zoo_errors import BadGenerator, BadPictures, NoSuchModule
 
 
 class Decoder(nn.Module):

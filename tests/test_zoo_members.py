@@ -20,15 +20,13 @@ from lensbase.ingest.rosetta.members import HookedModel, model_member
 from lensbase.ingest.rosetta.neuron_addresses import neuron_address
 from lensbase.ingest.rosetta.sources import load_member, load_zoo
 from lensbase.ingest.rosetta.units import Batch, DiscriminativeMember, UnitModule
-from lensbase.schema.errors import (
+from lensbase.schema.errors import PreprocessMissing, UnknownModel, WeightsNotFound
+from lensbase.schema.zoo_errors import (
     BadMember,
     BadPictures,
     ForwardFailed,
     NoSpatialMaps,
     NoSuchModule,
-    PreprocessMissing,
-    UnknownModel,
-    WeightsNotFound,
 )
 
 HALF = (0.5, 0.5, 0.5)

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from lensbase.ingest.rosetta.default_modules import matching_modules
 from lensbase.ingest.rosetta.specs import SOURCES, MemberSpec, parse_spec
-from lensbase.schema.errors import BadMember, BadName, NoSuchModule
+from lensbase.schema.errors import BadName
+from lensbase.schema.zoo_errors import BadMember, NoSuchModule
 
 NAMES = ["stem", "layer1", "layer1.0", "layer1.0.relu", "layer2.0.relu", "layer2.0.relu2", "fc"]
 

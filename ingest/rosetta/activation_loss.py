@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ...schema.errors import BadPairs
+from ...schema.zoo_errors import BadPairs
 from .interpolation import interpolation_matrix
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 import torch
 from torch import nn
 
-from ...schema.errors import BadMember, UnknownModel, WeightsNotFound
+from ...schema.errors import UnknownModel, WeightsNotFound
+from ...schema.zoo_errors import BadMember
 from ..checkpoints import Checkpoint, load_into, read_checkpoint
 from ..model_plan import RANDOM_SEED
 from .default_modules import near_names

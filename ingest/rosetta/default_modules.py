@@ -24,7 +24,7 @@ import fnmatch
 import re
 from typing import TYPE_CHECKING, Final
 
-from ...schema.errors import BadMember, NoSuchModule
+from ...schema.zoo_errors import BadMember, NoSuchModule
 
 if TYPE_CHECKING:
     from torch import nn

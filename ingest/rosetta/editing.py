@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ...schema.errors import BadOptimization, BadPairs
+from ...schema.zoo_errors import BadOptimization, BadPairs
 from .activation_loss import ChosenUnits, Guide, Statistics
 from .edits import Edit, edit_of
 from .image_scores import to_tensor

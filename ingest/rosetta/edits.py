@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...schema.errors import BadEdit, UnknownEdit
+from ...schema.zoo_errors import BadEdit, UnknownEdit
 
 
 class Edit(Protocol):

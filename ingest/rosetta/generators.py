@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ...schema.errors import BadGenerator, BadPictures
+from ...schema.zoo_errors import BadGenerator, BadPictures
 from ..models import weights_sha256
 from .hooks import PROBES, run_mapped
 from .members import chosen_hooks

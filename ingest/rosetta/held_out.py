@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ...schema.errors import UnknownUnit
+from ...schema.zoo_errors import UnknownUnit
 from .mining import MiningRun
 from .mining_plan import Tile, plan_mining
 from .neighbors import Side

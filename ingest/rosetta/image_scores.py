@@ -9,7 +9,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ...schema.errors import BadTarget, WeightsNotFound
+from ...schema.errors import WeightsNotFound
+from ...schema.zoo_errors import BadTarget
 
 if TYPE_CHECKING:
     from torch import nn

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ...schema.errors import BadLatent, BadOptimization, BadPairs, BadTarget
+from ...schema.zoo_errors import BadLatent, BadOptimization, BadPairs, BadTarget
 from .activation_loss import ChosenUnits, Guide, Statistics, choose_units
 from .image_scores import to_tensor
 from .optimization import Optimized, Progress, Regularizer, Terms, as_bytes, optimize

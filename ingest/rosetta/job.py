@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from ...schema.catalog import create_store
 from ...schema.components import check_name
-from ...schema.errors import BadMember, BadQuestion, RunBusy, ZooMismatch
+from ...schema.errors import BadQuestion, RunBusy
 from ...schema.snapshot import open_snapshot
+from ...schema.zoo_errors import BadMember, ZooMismatch
 from ...schema.zoo_files import zoo_folder
 from ..devices import choose_device
 from ..sources import open_source

@@ -12,7 +12,8 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
-from ...schema.errors import BadPictures, NoSuchModule, PreprocessMissing
+from ...schema.errors import PreprocessMissing
+from ...schema.zoo_errors import BadPictures, NoSuchModule
 from ..models import weights_sha256
 from .default_modules import near_names
 from .hooks import PROBES, Hook, run_mapped

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
-from ...schema.errors import BadZooPairs, ImagesChanged, NoImages
+from ...schema.errors import ImagesChanged, NoImages
+from ...schema.zoo_errors import BadZooPairs
 from .mining_plan import MiningPlan, SumKey, Tile, plan_mining
 from .mining_state import MiningState
 from .neighbors import Best, PairNeighbors, Side, read_tile

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from ...schema.errors import BadQuestion, BadZooPairs, MemoryTooSmall
+from ...schema.errors import BadQuestion, MemoryTooSmall
+from ...schema.zoo_errors import BadZooPairs
 from .units import UnitModule
 
 Grid = tuple[int, int]

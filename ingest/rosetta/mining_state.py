@@ -12,7 +12,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from ...schema import durable
-from ...schema.errors import MiningMismatch
+from ...schema.zoo_errors import MiningMismatch
 
 _SHARE = 20  # a state is written at most a twentieth of the time
 _DTYPES = {

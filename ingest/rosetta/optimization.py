@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ...schema.errors import BadOptimization
+from ...schema.zoo_errors import BadOptimization
 from .activation_loss import ActivationLoss, Guide
 from .schedule import Schedule
 

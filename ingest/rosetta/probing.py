@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ...schema.errors import ForwardFailed, LensbaseError, NoSpatialMaps, NoSuchModule
+from ...schema.errors import LensbaseError
+from ...schema.zoo_errors import ForwardFailed, NoSpatialMaps, NoSuchModule
 from .default_modules import default_modules, matching_modules, near_names
 from .hooks import Hook, read_hooks, run_hooked, token_grid
 from .units import UnitModule

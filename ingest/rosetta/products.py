@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ...schema.errors import MapsMismatch, MapsNotFinite
+from ...schema.zoo_errors import MapsMismatch, MapsNotFinite
 from .interpolation import column_sums, gram_matrix, interpolation_matrix
 from .mining_plan import SumKey, grid_modules
 from .neighbors import Side

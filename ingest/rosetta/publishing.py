@@ -24,10 +24,11 @@ from ...queries.rosetta_tuples import (
 from ...schema import manifest, zoo_files
 from ...schema.catalog import Draft, now, publishing, version
 from ...schema.components import check_name
-from ...schema.errors import BadName, ZooIncomplete, ZooMismatch
+from ...schema.errors import BadName
 from ...schema.layout import Layout
 from ...schema.rosetta_tables import RosettaModel, RosettaPair, RosettaRun
 from ...schema.unit_addresses import neuron_of
+from ...schema.zoo_errors import ZooIncomplete, ZooMismatch
 from ...schema.zoo_files import KeptStatistics, manifest_of, zoo_folder
 from ...schema.zoos import forget_zoo
 from .zoo_arrays import (

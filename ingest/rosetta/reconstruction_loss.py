@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...schema.errors import BadOptimization
+from ...schema.zoo_errors import BadOptimization
 from .image_scores import lpips_network
 
 if TYPE_CHECKING:

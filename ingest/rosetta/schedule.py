@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from ...schema.errors import BadOptimization
+from ...schema.zoo_errors import BadOptimization
 
 STYLEGAN2_RATE = 0.1
 BIGGAN_RATE = 0.01

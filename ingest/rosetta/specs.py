@@ -10,7 +10,8 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from ...schema.errors import BadMember, BadName
+from ...schema.errors import BadName
+from ...schema.zoo_errors import BadMember
 from .default_modules import near_names
 
 SOURCES: Final = ("open_clip", "timm", "torchvision", "checkpoint", "generator", "world")

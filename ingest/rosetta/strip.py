@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from ...schema.errors import BadTarget
+from ...schema.zoo_errors import BadTarget
 
 if TYPE_CHECKING:
     import os

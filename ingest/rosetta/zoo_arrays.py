@@ -19,9 +19,9 @@ import numpy.typing as npt
 from ...schema import durable, manifest, zoo_files
 from ...schema.arrays import ENCODING_VERSION, declare, write_static
 from ...schema.catalog import publish_lock
-from ...schema.errors import ZooMismatch
 from ...schema.layout import Layout
 from ...schema.shards import encode_shard, shard_path
+from ...schema.zoo_errors import ZooMismatch
 from ...schema.zoo_files import KeptPair, KeptStatistics, as_json, manifest_of, zoo_folder
 
 
