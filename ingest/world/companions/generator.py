@@ -151,7 +151,6 @@ class Generator(nn.Module):
         first = next(iter(widths.values()))
         self.layers = Layers()
         self.start = nn.Linear(_TOLD, first)
-        self.relu = nn.ReLU()
         channels = (first, *widths.values())
         self.stages = nn.ModuleList(
             Stage(channels[i], width, side) for i, (side, width) in enumerate(widths.items())
@@ -169,7 +168,7 @@ class Generator(nn.Module):
     def maps(self, parameters: Parameters) -> list[Tensor]:
         """The last map of each stage."""
         layers = self.layers(parameters)
-        start = self.relu(self.start(parameters.told()))[:, :, None, None]
+        start = F.relu(self.start(parameters.told()))[:, :, None, None]
         side = cast(Stage, self.stages[0]).side
         x = start.expand(-1, -1, side, side)
         maps: list[Tensor] = []

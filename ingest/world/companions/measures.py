@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,13 @@ from ..render import render
 from ..scenes import SINGLE_COUNTS, UNIFORM_COUNTS, IntArray, Sampling, Scenes, sample_scenes
 from .generator import Generator
 from .latents import drawable, parameters_of
-from .masked_autoencoder import Encoder, MaskedAutoencoder, hidden_loss, to_patches
+from .masked_autoencoder import (
+    Encoder,
+    MaskedAutoencoder,
+    TransformerBlock,
+    hidden_loss,
+    to_patches,
+)
 from .readers import (
     agreement,
     embed_pictures,
@@ -76,12 +82,19 @@ def linear_accuracies(
 ) -> dict[str, float]:
     """How often a ridge classifier of frozen features names the value of held-out lone objects.
 
-    Features are the mean and the largest token of the encoder; the classifier learns from twice as
-    many scenes as it is tried on.
+    Features are the mean and the maximum over patches of each neuron of the middle block; the
+    classifier learns from twice as many scenes as it is tried on.
     """
     rng = np.random.default_rng(HELD_OUT_SEED)
     drawn = sample_scenes(rng, 3 * scenes, ALONE)
-    tokens = in_batches(encoder, normalize_images(render(drawn).images))
+    block = encoder.blocks[len(encoder.blocks) // 2 - 1]
+    seen: list[Tensor] = []
+    hook = cast(TransformerBlock, block).mlp.act.register_forward_hook(
+        lambda _module, _inputs, output: seen.append(output.detach())
+    )
+    in_batches(encoder, normalize_images(render(drawn).images))
+    hook.remove()
+    tokens = torch.cat(seen)
     features = torch.cat([tokens.mean(1), tokens.amax(1)], 1).double().numpy()
     return {name: _ridge_accuracy(features, drawn, name, 2 * scenes) for name in of}
 

@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 import open_clip
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..attributes import ATTRIBUTES, Attribute
@@ -62,8 +61,9 @@ def agreement(
 
 def mean_distance(vectors: Tensor) -> float:
     """Mean Euclidean distance between two different rows of [n, d]."""
-    distances = F.pdist(vectors.flatten(1).double())
-    return float(distances.mean())
+    rows = vectors.flatten(1).double()
+    distances = torch.cdist(rows, rows, compute_mode="use_mm_for_euclid_dist")
+    return float(distances.fill_diagonal_(0).sum()) / (len(rows) * (len(rows) - 1))
 
 
 def pictures_of(images: npt.NDArray[Any]) -> Tensor:
