@@ -33,15 +33,24 @@ _AHEAD = 4  # batches that wait, decoded, for the models
 
 
 class Pictures(Protocol):
-    """Pictures in a fixed order; `keys` names them, `facts` says in JSON where they come from."""
+    """Pictures in a fixed order."""
 
     @property
-    def batch_size(self) -> int: ...  # noqa: D102
+    def batch_size(self) -> int:
+        """Pictures in a batch; the last one may have fewer."""
+        ...
+
+    @property
+    def keys(self) -> Sequence[str]:
+        """What each picture is called where it comes from."""
+        ...
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Where they come from, in JSON: `kind`, `root`, and what else decides them."""
+        ...
+
     def __len__(self) -> int: ...
-    @property
-    def keys(self) -> Sequence[str]: ...  # noqa: D102
-    @property
-    def facts(self) -> dict[str, Any]: ...  # noqa: D102
 
     def from_image(self, start: int) -> Iterator[Batch]:
         """Batches of `batch_size` pictures from the given one on."""
