@@ -39,6 +39,7 @@ from .resnet import ResNet
 
 ALONE: Final = Sampling(SINGLE_COUNTS, withheld="avoid")
 _RIDGE: Final = 1e-3
+_REAL: Final = 500  # scenes that samples are as diverse as
 
 
 def resnet_accuracies(model: ResNet, *, scenes: int = 1000) -> dict[Attribute, float]:
@@ -131,11 +132,12 @@ def generator_scores(
     pictures = in_batches(generator, z)
     _, named = drawable(parameters_of(z))
     truth = _truth(named)
-    first, second = read_zero_shot(clip, pictures), read_logits(resnet, pictures)
+    images = embed_pictures(clip, pictures)
+    first, second = read_zero_shot(clip, images), read_logits(resnet, pictures)
     rng = np.random.default_rng(seed)
-    alone = _drawn(sample_scenes(rng, samples, Sampling(SINGLE_COUNTS)))
-    natural = _drawn(sample_scenes(rng, samples, Sampling()))
-    spread = _spread(clip, pictures)
+    alone = _drawn(sample_scenes(rng, _REAL, Sampling(SINGLE_COUNTS)))
+    natural = _drawn(sample_scenes(rng, _REAL, Sampling()))
+    spread = {"clip": mean_distance(images), "pixels": mean_distance(pictures)}
     return {
         "agreement": _named(agreement(first, second)),
         "clip": _named(agreement(first, truth)),

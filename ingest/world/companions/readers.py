@@ -39,9 +39,8 @@ def embed_pictures(clip: open_clip.CLIP, pictures: Tensor) -> Tensor:
     return in_batches(embed, pictures)
 
 
-def read_zero_shot(clip: open_clip.CLIP, pictures: Tensor) -> dict[Attribute, Labels]:
-    """Each attribute's nearest class prompt for pictures [n, 3, 64, 64] in 0..1: [n] each."""
-    images = embed_pictures(clip, pictures)
+def read_zero_shot(clip: open_clip.CLIP, images: Tensor) -> dict[Attribute, Labels]:
+    """Each attribute's nearest class prompt for unit image embeddings [n, d']: [n] each."""
     return {name: (images @ embed_classes(clip, name).T).argmax(1).numpy() for name in ATTRIBUTES}
 
 
