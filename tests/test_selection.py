@@ -99,7 +99,7 @@ def test_tensors_name_images(images: RunImages, truth: Truth) -> None:
     "wrong",
     [True, 1.5, [1.5], [None], [True], object(), np.zeros((2, 2), np.int64), {"key": "a"},
      pd.DataFrame({"x": [1]}), np.array([True, False])],
-    ids=repr,
+    ids=lambda wrong: type(wrong).__name__ + str(wrong) * (type(wrong) is not object),
 )  # fmt: skip
 def test_what_names_no_image_is_refused(images: RunImages, wrong: object) -> None:
     with pytest.raises(BadSelection, match="image"):
