@@ -14,8 +14,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from lensbase.api.inverted import Inverted
-from lensbase.api.inverting import RosettaInversions
 from lensbase.api.mining import mine_rosetta
+from lensbase.api.rosetta import RosettaView
 from lensbase.ingest.rosetta.generators import generator_member
 from lensbase.ingest.rosetta.inversion import Pairs, invert
 from lensbase.ingest.rosetta.members import model_member
@@ -67,17 +67,14 @@ MEMBERS: dict[str, Any] = {"disks": generator_member(Draw(), name="disks"), "rea
 WITH: dict[str, Any] = {"members": MEMBERS, "progress": False, "device": "cpu"}
 
 
-def inversions(folder: Path, models: list[Any], images: Any = None, **options: Any) -> Any:
-    view = mine_rosetta(images, folder / "disks.lens", models=models, device="cpu", **options)
-    made = RosettaInversions()
-    made._zoo = view._zoo
-    return made
+def mined(folder: Path, models: list[Any], images: Any = None, **options: Any) -> RosettaView:
+    return mine_rosetta(images, folder / "disks.lens", models=models, device="cpu", **options)
 
 
 @pytest.fixture(scope="module")
 def zoo(tmp_path_factory: pytest.TempPathFactory) -> Any:
     models = list(MEMBERS.values())
-    return inversions(tmp_path_factory.mktemp("zoo"), models, samples=120, examples=4)
+    return mined(tmp_path_factory.mktemp("zoo"), models, samples=120, examples=4)
 
 
 @pytest.fixture(scope="module")
@@ -188,6 +185,6 @@ def test_a_zoo_without_a_generator_says_so(tmp_path: Path, picture: Image.Image)
     for number, angle in enumerate((0, 90, 180, 270)):
         picture.rotate(angle).save(tmp_path / "images" / f"{number}.png")
     models = [reader(), reader(0.5, name="other")]
-    zoo = inversions(tmp_path, models, images=tmp_path / "images", examples=2)
+    zoo = mined(tmp_path, models, images=tmp_path / "images", examples=2)
     with pytest.raises(NoGenerator, match="no generator"):
         zoo.invert(picture, progress=False)

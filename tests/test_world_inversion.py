@@ -69,7 +69,7 @@ def table(zoo: Zoo, *, scenes: int, steps: int) -> dict[str, tuple[float, float]
             statistics=zoo.mined.statistics,
             start=zoo.generator.sample(scenes, STARTS),
             loss="perceptual",
-            alpha=0.01,
+            alpha=0.1,
             beta=beta,
             steps=steps,
         )
@@ -90,8 +90,9 @@ def test_matches_improve_inversion(zoo: Zoo) -> None:
 
 
 @pytest.mark.slow
-def test_matches_improve_inversion_of_32_scenes(zoo: Zoo) -> None:
-    beats(table(zoo, scenes=32, steps=150), psnr_by=0.5, ssim_by=0.1)
+def test_matches_improve_inversion_of_64_scenes(zoo: Zoo) -> None:
+    # Measured: 14.35 to 16.83 dB (standard error of the difference 1.0), SSIM 0.464 to 0.605.
+    beats(table(zoo, scenes=64, steps=60), psnr_by=1, ssim_by=0.05)
 
 
 def single_objects(generator: GeneratorMember, count: int) -> Tensor:
