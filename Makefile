@@ -21,8 +21,9 @@ $(STAMP): pyproject.toml constraints.txt
 demo: .venv
 	$(BIN)/lensbase demo
 
+# One process a core, each with whole files: fixtures of a module are made once.
 test: .venv
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
 
 check: .venv
 	$(BIN)/ruff format --check .
