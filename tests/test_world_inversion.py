@@ -90,6 +90,7 @@ def test_matches_improve_inversion(zoo: Zoo) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_matches_improve_inversion_of_64_scenes(zoo: Zoo) -> None:
     # Measured: 14.35 to 16.83 dB (standard error of the difference 1.0), SSIM 0.464 to 0.605.
     beats(table(zoo, scenes=64, steps=60), psnr_by=1, ssim_by=0.05)
