@@ -37,7 +37,8 @@ def tables(page: str) -> list[tuple[str, list[list[str]]]]:
 def test_examples_of_the_chapters_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a smaller demonstration: every example answers, and every picture is drawn.
 
-    Zoos are mined on fewer samples and inverted in fewer steps. Tables have the columns that the pages show; their numbers and rows are of more scenes.
+    Zoos are mined on fewer samples and inverted in fewer steps. Tables have the columns that the
+    pages show; their numbers and rows are of more.
     """
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "agg")
