@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -90,3 +91,20 @@ def evaluation_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert ingest_scenes(folder, folder / "s.lens", **options, **large).complete
 
     return made_once(tmp_path_factory, "evaluation", make) / "s.lens"
+
+
+@pytest.fixture(scope="session")
+def world_zoo(neuron_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of `neuron_store` with zoo `scenes`: its CLIP, the ResNet and the MAE on 300 more."""
+    from lensbase.api.mining import mine_rosetta
+    from lensbase.ingest.world.dataset import write_scenes
+
+    def make(folder: Path) -> None:
+        shutil.copytree(neuron_store, folder / "s.lens", symlinks=True)
+        manifest = write_scenes(folder, count=300, seed=5)
+        models = ["clip=world:clip", "resnet=world:resnet", "mae=world:mae"]
+        mine_rosetta(
+            manifest, folder / "s.lens", models=models, zoo="scenes", batch_size=50, examples=0
+        )
+
+    return made_once(tmp_path_factory, "zoo", make) / "s.lens"
