@@ -240,6 +240,6 @@ def test_killed_twenty_times_and_resumed_gives_the_same_bytes(scenes: Path, tmp_
 def test_options_about_neurons_need_neurons(
     option: dict[str, Any], scenes: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(BadQuestion, match="choose some with neurons="):
+    with pytest.raises(BadQuestion, match=r"choose some with neurons \(--neurons default\)"):
         ingest_scenes(scenes, tmp_path / "s.lens", **option)
     assert not (tmp_path / "s.lens").exists()

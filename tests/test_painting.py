@@ -200,6 +200,7 @@ def test_a_model_that_is_not_at_hand_is_named(tmp_path: Path) -> None:
 def test_scoring_without_torch_says_what_to_install(
     run: OpenRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    generate(TEXTS[:1], paint, tmp_path)
     monkeypatch.setattr(run.texts, "_model", None)
     monkeypatch.setitem(sys.modules, "torch", None)
     for module in [name for name in sys.modules if name.startswith("lensbase.ingest.")]:
