@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -325,13 +326,15 @@ def test_where_torch_is_missing_ingest_says_what_to_install(tmp_path: Path) -> N
 
 
 def test_help_takes_under_half_a_second() -> None:
-    # The whole process; the best of five, because cores are shared.
+    # The best of five by the processor's time: on shared cores, the clock tells of the others.
     seconds: list[float] = []
     for _ in range(5):
-        start = time.perf_counter()
+        before = os.times()
         assert call("--help").returncode == 0
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 0.5, f"best of five: {min(seconds):.3f} s"
+        after = os.times()
+        spent = after.children_user + after.children_system
+        seconds.append(spent - before.children_user - before.children_system)
+    assert 0 < min(seconds) < 0.5, f"best of five: {min(seconds):.3f} s"
 
 
 # Documentation

@@ -346,8 +346,12 @@ def test_an_interrupt_is_the_parents_alone(mixed: Source, tmp_path: Path) -> Non
             status = Path(f"/proc/{worker.pid}/status").read_text()
             blocked = int(status.split("SigBlk:")[1].split()[0], 16)
             assert blocked >> (signal.SIGINT - 1) & 1
-        os.killpg(process.pid, signal.SIGINT)
-        process.join(30)
+        # Python drops an interrupt that arrives in a finalizer: then a person presses again.
+        for _ in range(3):
+            os.killpg(process.pid, signal.SIGINT)
+            process.join(20)
+            if process.exitcode is not None:
+                break
         assert process.exitcode == 0
         assert (tmp_path / "log").read_text() == "interrupted\n"
         assert gone(workers, 5)

@@ -220,7 +220,7 @@ def test_words_of_the_neuron_that_a_channel_translates_to_name_its_color(
     for (clip, resnet, _), one in detectors.items():
         rows = store.sql(TRANSLATED, [resnet, clip]).rows()
         assert len(rows) == 16
-        weight = dict.fromkeys(COLORS, 0.0)
+        weight: dict[str, float] = dict.fromkeys(COLORS, 0.0)
         for row in rows:
             for attribute, value in statements(row["text"]):
                 if attribute == "color":
