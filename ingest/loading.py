@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import multiprocessing
 import os
 import pickle
@@ -82,7 +83,7 @@ def batches(
         # Without one of its own, each loader moves the process's random state.
         generator=torch.Generator(),
     )
-    with _workers_without_signals():
+    with _workers_without_signals(), _garbage_kept():
         results = iter(loader)
     try:
         while True:
@@ -242,6 +243,20 @@ def _workers_without_signals() -> Generator[None]:
         if in_main:
             signal.signal(signal.SIGCHLD, handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+@contextlib.contextmanager
+def _garbage_kept() -> Generator[None]:
+    """Starts workers that leave their parent's garbage alone.
+
+    A forked process that collects, say, a database of its parent waits for threads that it does
+    not have, or crashes.
+    """
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _end_with(parent: int, _worker: int) -> None:
