@@ -308,6 +308,8 @@ def test_a_killed_worker_is_one_clear_error(mixed: Source, moment: str) -> None:
 def work_on(source: Source, log: Path, ready: Connection, *, slow: Slow) -> None:
     """What a process of its own does until it is stopped; all it prints goes to `log`."""
     os.setsid()
+    # Shells start what runs in their background deaf to interrupts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.stdout = sys.stderr = log.open("w", buffering=1)
     os.dup2(sys.stderr.fileno(), 1)
     os.dup2(sys.stderr.fileno(), 2)
