@@ -1,0 +1,1 @@
+"""The store over HTTP: JSON under `/api/`, and the dashboard's pages."""
