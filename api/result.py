@@ -212,7 +212,7 @@ def _write_csv(result: Result, path: Path) -> None:
         if pa.types.is_nested(field.type) or pa.types.is_binary(field.type):
             # A field of a CSV is one text: lists and bytes are written as JSON.
             texts = [
-                None if value is None else json.dumps(_jsonable(value), ensure_ascii=False)
+                None if value is None else json.dumps(jsonable(value), ensure_ascii=False)
                 for value in table.column(place).to_pylist()
             ]
             table = table.set_column(place, field.name, pa.array(texts, pa.string()))
@@ -220,11 +220,11 @@ def _write_csv(result: Result, path: Path) -> None:
 
 
 def _write_json(result: Result, path: Path) -> None:
-    rows = [_jsonable(row) for row in result.rows()]
+    rows = [jsonable(row) for row in result.rows()]
     path.write_text(json.dumps(rows, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
-def _jsonable(value: Any) -> Any:
+def jsonable(value: Any) -> Any:
     """The nearest JSON: NaN and infinity become null, bytes base64, dates ISO texts."""
     from base64 import b64encode
 
@@ -233,9 +233,9 @@ def _jsonable(value: Any) -> Any:
     if isinstance(value, float):
         return value if np.isfinite(value) else None
     if isinstance(value, dict):
-        return {str(name): _jsonable(one) for name, one in value.items()}
+        return {str(name): jsonable(one) for name, one in value.items()}
     if isinstance(value, list | tuple):
-        return [_jsonable(one) for one in value]
+        return [jsonable(one) for one in value]
     if isinstance(value, bytes):
         return b64encode(value).decode()
     return value.isoformat() if hasattr(value, "isoformat") else str(value)

@@ -128,6 +128,11 @@ def connect(path: Path) -> duckdb.DuckDBPyConnection:
     return duckdb.connect(str(path), read_only=True, config=READ_ONLY_CONFIG)
 
 
+def published_generation(layout: Layout) -> int:
+    """The number of the generation that readers are to open; raises FileNotFoundError."""
+    return int(durable.read_json(layout.current)["generation"])
+
+
 def open_snapshot(root: Path) -> Snapshot:
     """Open the published generation of a store, read-only; many readers may at once.
 
@@ -139,7 +144,7 @@ def open_snapshot(root: Path) -> Snapshot:
     check_format(layout)
     for attempt in range(10):
         try:
-            generation = int(durable.read_json(layout.current)["generation"])
+            generation = published_generation(layout)
             path = layout.catalog(generation)
             connection = connect(path)
             check_catalog(root, connection)

@@ -1,0 +1,1 @@
+"""One module a page of the dashboard; each page's facts are JSON under `/api/` too."""
