@@ -85,7 +85,6 @@ def rosetta_tuples(
     """
     pairs = correlated(pairs, min_correlation)
     counts = _counts(pairs)
-    size = len(counts[0]) if counts else 0
     total = int(tuple_counts(pairs).sum())
     if total > most:
         msg = (
@@ -93,9 +92,10 @@ def rosetta_tuples(
             "with a higher min_correlation=, or neighbors=1."
         )
         raise BadQuestion(msg)
-    anchor = np.arange(size, dtype=np.int64)
-    units = np.empty((size, 0), np.int64)
-    correlations = np.empty((size, 0), np.float32)
+    # Units that a later model has no match of would be multiplied for nothing.
+    anchor = _in_tuples(counts)
+    units = np.empty((len(anchor), 0), np.int64)
+    correlations = np.empty((len(anchor), 0), np.float32)
     for pair, count in zip(pairs, counts, strict=True):
         start = np.cumsum(count) - count
         each = count[anchor]
@@ -129,7 +129,7 @@ def best_tuples(pairs: Sequence[Buddies]) -> RosettaTuples:
     counts = _counts(pairs)
     if not counts:
         return RosettaTuples(np.empty((0, 1), np.int64), np.empty((0, 0), np.float32))
-    anchors = np.flatnonzero(np.min(counts, axis=0)).astype(np.int64)
+    anchors = _in_tuples(counts)
     units, correlations = [anchors], list[F32]()
     for pair in pairs:
         # Stable, so that of equal correlations the better rank comes first.
@@ -189,6 +189,11 @@ def _counts(pairs: Sequence[Buddies]) -> list[I64]:
     """How many best buddies each unit of the anchor has in every other model."""
     size = 1 + max((int(one.first.max(initial=-1)) for one in pairs), default=-1)
     return [np.bincount(one.first, minlength=size) for one in pairs]
+
+
+def _in_tuples(counts: Sequence[I64]) -> I64:
+    """Units of the anchor that have a best buddy in every other model, ascending."""
+    return np.flatnonzero(np.min(counts, axis=0) if counts else []).astype(np.int64)
 
 
 def _components(ends: I64, count: int) -> I64:

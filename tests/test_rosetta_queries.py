@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from itertools import product
 from typing import Any
 
@@ -204,6 +205,21 @@ def test_a_long_chain_is_one_concept() -> None:
     )
     tuples = RosettaTuples(np.stack([np.arange(10_000)] * 2, 1), np.ones((10_000, 1), np.float32))
     assert rosetta_concepts(tuples, chain).sizes.tolist() == [10_000]
+
+
+def test_tuples_take_no_more_memory_than_there_are_tuples() -> None:
+    def pair(first: npt.NDArray[np.int64]) -> Buddies:
+        ones = np.ones(len(first), np.int64)
+        return Buddies(first, np.arange(len(first)), ones.astype(np.float32), ones, ones)
+
+    # All but one unit of the anchor match nothing in the last model.
+    many, one = pair(np.repeat(np.arange(2_000), 5)), pair(np.array([1_999]))
+    tracemalloc.start()
+    found = rosetta_tuples([many, many, many, one])
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(found) == 125
+    assert peak < 2_000_000
 
 
 def test_too_many_tuples_are_refused_before_they_are_formed() -> None:
