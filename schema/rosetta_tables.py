@@ -74,7 +74,7 @@ class RosettaModel(Entity):
     name: Mapped[str] = mapped_column(String, comment="name of the model in the zoo")
     kind: Mapped[str] = mapped_column(String, comment="discriminative or generator")
     source: Mapped[str] = mapped_column(
-        String, comment="open_clip, timm, torchvision, checkpoint, world or module"
+        String, comment="open_clip, timm, torchvision, checkpoint, generator, world or module"
     )
     spec: Mapped[str] = mapped_column(String, comment="what it was loaded from")
     weights_sha256: Mapped[str] = mapped_column(

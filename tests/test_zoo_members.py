@@ -17,10 +17,11 @@ from torch import Tensor, nn
 
 from lensbase.ingest.models import load_model
 from lensbase.ingest.rosetta.members import HookedModel, model_member
-from lensbase.ingest.rosetta.neuron_addresses import neuron_address
 from lensbase.ingest.rosetta.sources import load_member, load_zoo
 from lensbase.ingest.rosetta.units import Batch, DiscriminativeMember, UnitModule
+from lensbase.schema.components import Neuron
 from lensbase.schema.errors import PreprocessMissing, UnknownModel, WeightsNotFound
+from lensbase.schema.unit_addresses import neuron_of
 from lensbase.schema.zoo_errors import (
     BadMember,
     BadPictures,
@@ -213,9 +214,8 @@ def test_a_clips_neurons_are_recognized_and_its_weights_hash_as_in_a_run() -> No
     model = load_model("world")
     assert member.weights_sha256 == model.info.weights_sha256
     module = "visual.transformer.resblocks.5.mlp.gelu"
-    assert neuron_address(member, module, 391) == "L5.N391"
-    assert neuron_address(member, module, 512) is None
-    assert neuron_address(member, "visual.transformer.resblocks.5", 3) is None
+    assert neuron_of(module, 391) == Neuron(5, 391)
+    assert neuron_of("visual.transformer.resblocks.5", 3) is None
     batch = pictures(2, 64)
     kept: list[Tensor] = []
     block = cast("Any", model.visual).transformer.resblocks[5]
@@ -241,14 +241,14 @@ def test_open_clips_towers_are_members() -> None:
     assert vit.weights_sha256 == load_model("ViT-B-32").info.weights_sha256
     name = "visual.transformer.resblocks.9.mlp.gelu"
     assert vit.modules[9] == UnitModule(name, 3072, (7, 7))
-    assert neuron_address(vit, name, 391) == "L9.N391"
+    assert neuron_of(name, 391) == Neuron(9, 391)
     resnet = loaded("r=open_clip:RN50")
     assert [one.name for one in resnet.modules[:4]] == [
         *(f"visual.act{i}" for i in (1, 2, 3)),
         "visual.layer1.0",
     ]
     assert resnet.modules[-1] == UnitModule("visual.layer4.2", 2048, (7, 7))
-    assert neuron_address(resnet, "visual.layer4.2", 0) is None
+    assert neuron_of("visual.layer4.2", 0) is None
     batch = pictures(2, 224)
     with torch.no_grad():
         tower = cast("Any", resnet.network)
