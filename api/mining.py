@@ -45,7 +45,8 @@ def mine_rosetta(
     An interrupted mining goes on when asked again, and a model that joins later is mined against
     the rest alone. Needs `lensbase[ingest]`; raises as `lensbase.ingest.rosetta.job.mine_zoo` does.
     """
-    from ..ingest.rosetta.job import MiningOptions, mine_zoo
+    from ..ingest.rosetta.job import mine_zoo
+    from ..ingest.rosetta.mining_options import MiningOptions
 
     options = MiningOptions(
         neighbors=neighbors,

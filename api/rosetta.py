@@ -140,7 +140,7 @@ class RosettaView(RosettaInversions):
         `median_change` and `largest_change` of a pair's correlation, and `within_005`, the share of
         pairs that moved by at most 0.05. Needs `lensbase[ingest]`; raises as mining does.
         """
-        from ..ingest.rosetta.job import MiningOptions
+        from ..ingest.rosetta.mining_options import MiningOptions
 
         options = MiningOptions(
             memory=memory,

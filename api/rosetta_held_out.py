@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from .result import Result
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from ..ingest.rosetta.job import MiningOptions
+    from ..ingest.rosetta.mining_options import MiningOptions
     from ..ingest.rosetta.units import Member
     from ..queries.best_buddies import Buddies
 
@@ -47,6 +48,7 @@ def held_out_rows(
     if not pairs:
         msg = "no two of these models were compared; name two or more of the zoo's models."
         raise BadQuestion(msg)
+    _check_new(zoo, images, seed=options.seed)
     loaded = {one.name: load(one) for one in chosen}
     pictures = pictures_for(images, list(loaded.values()), options=options)
     buddies = {(a.name, b.name): zoo.buddies(a.name, b.name, k=zoo.neighbors) for a, b in pairs}
@@ -65,6 +67,17 @@ def held_out_rows(
         pa.Table.from_pylist(rows),
         note=f"best buddies of {zoo.neighbors} neighbors on {len(pictures):,} other pictures",
     )
+
+
+def _check_new(zoo: OpenZoo, images: Any, *, seed: int) -> None:
+    """Raise `BadQuestion` where samples would be those that the zoo was mined on."""
+    mined = json.loads(zoo.row["settings"]).get("pictures", {})
+    if images is None and mined.get("seed") == seed:
+        msg = (
+            f"zoo {zoo.name!r} was mined on samples of seed {seed}; others are of another seed "
+            f"than {seed}: pass seed={seed + 1}."
+        )
+        raise BadQuestion(msg)
 
 
 def _row(pair: tuple[str, str], found: Buddies, both: F32) -> dict[str, Any]:

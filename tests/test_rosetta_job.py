@@ -15,10 +15,11 @@ from PIL import Image
 
 from lensbase.api import open_store
 from lensbase.api.mining import mine_rosetta
-from lensbase.ingest.rosetta.job import MiningOptions
+from lensbase.ingest.rosetta.mining_options import MiningOptions
 from lensbase.ingest.rosetta.pictures import as_pictures, square
 from lensbase.ingest.rosetta.sources import load_member
 from lensbase.ingest.rosetta.units import Batch
+from lensbase.schema import durable
 from lensbase.schema.errors import BadName, BadQuestion, NoImages, SourceNotFound
 from lensbase.schema.zoo_errors import BadMember, ZooMismatch
 
@@ -235,14 +236,71 @@ def test_bad_input_is_named_before_any_work(mine: Mine, mined: Path, tmp_path: P
         mine_rosetta(tmp_path / "bad", tmp_path / "new.lens", models=[CLIP, MAE])
     changed = tmp_path / "changed.lens"
     shutil.copytree(mined, changed, symlinks=True)
-    for options in ({"limit": 50}, {"neighbors": 3}):
-        with pytest.raises(ZooMismatch, match="rosetta drop"):
+    for options, differs in (
+        ({"limit": 50}, "number, names, content"),
+        ({"neighbors": 3}, "neigh"),
+    ):
+        with pytest.raises(ZooMismatch, match=f"differ in {differs}.*rosetta drop"):
             mine(changed, MAE, progress=never, **options)
+    with pytest.raises(ZooMismatch, match=r"model mae of zoo 'zoo' is published.*rosetta drop"):
+        mine(changed, f"{MAE}#blocks.0.mlp.act", progress=never)
     assert answers(changed) == answers(mined)
 
 
+def test_other_pictures_of_the_same_names_are_other_pictures(scenes: Path, tmp_path: Path) -> None:
+    def show(first: int) -> Path:
+        for place, path in enumerate(sorted((scenes / "images").iterdir())[first : first + 8]):
+            shutil.copy(path, folder / f"{place}.png")
+        return folder
+
+    folder = tmp_path / "images"
+    folder.mkdir()
+    store = tmp_path / "z.lens"
+    mine_rosetta(show(0), store, models=[MAE, RESNET], examples=0)
+    with pytest.raises(ZooMismatch, match="differ in content"):
+        mine_rosetta(show(8), store, models=[CLIP], examples=0)
+    moved = show(0).rename(tmp_path / "moved")
+    mine_rosetta(moved, store, models=[CLIP], examples=0)
+
+
+def test_other_samples_of_the_generator_are_other_pictures(tmp_path: Path) -> None:
+    def mine(*models: str, **options: Any) -> None:
+        mine_rosetta(None, tmp_path / "z.lens", models=models, samples=8, examples=0, **options)
+
+    def never(stage: str, done: int, total: int) -> None:
+        raise AssertionError(stage)
+
+    mine("g=world:generator#stages.0.relu1", RESNET, seed=1)
+    with pytest.raises(ZooMismatch, match="differ in seed"):
+        mine(MAE, seed=2, progress=never)
+    with (
+        open_store(tmp_path / "z.lens") as store,
+        pytest.raises(BadQuestion, match="another seed than 1"),
+    ):
+        store.rosetta().held_out(samples=8)
+
+
+def test_what_a_stopped_mining_left_of_other_pictures_is_not_published(
+    mine: Mine, mined: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "z.lens"
+
+    def stop(stage: str, done: int, total: int) -> None:
+        if stage == "examples":
+            raise KeyboardInterrupt
+
+    # The other way around, and with another anchor: its pairs would stand beside the later ones.
+    with pytest.raises(KeyboardInterrupt):
+        mine(path, MAE, RESNET, CLIP, limit=20, progress=stop)
+    half = path / "rosetta/zoo/pairs" / f"clip~resnet.1{durable.PARTIAL}"
+    half.mkdir()
+    mine(path, CLIP, RESNET, MAE)
+    assert answers(path) == answers(mined)
+    assert not half.exists()
+
+
 def test_options_say_what_is_wrong_with_them() -> None:
-    for name in ("neighbors", "memory", "batch_size", "examples", "seed"):
+    for name in ("neighbors", "memory", "batch_size", "examples", "seed", "samples", "limit"):
         for value in (-1, 1.5, True, "many"):
             with pytest.raises(BadQuestion, match=name):
                 MiningOptions(**{name: value})  # type: ignore[arg-type]

@@ -5,12 +5,14 @@ Doing it again with further models mines the pairs that these are in, and no oth
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
+from itertools import combinations_with_replacement
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,12 +26,14 @@ from ..devices import choose_device
 from ..sources import open_source
 from .examples import choose_pictures, make_examples
 from .mining import mine_units
+from .mining_options import MiningOptions
 from .pictures import Pictures, SampledPictures, keys_sha256, readable_pictures
 from .publishing import Zoo, concept_units, matched_units, publish_zoo
 from .sources import load_zoo
 from .specs import parse_spec
 from .units import GeneratorMember, Member
 from .zoo_arrays import (
+    forget_others,
     keep_examples,
     keep_pair,
     keep_statistics,
@@ -45,34 +49,6 @@ _LIBRARIES = ("torch", "torchvision", "timm", "open_clip_torch", "numpy", "pillo
 
 Notice = Callable[[str], None]
 Progress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class MiningOptions:
-    """How a zoo is mined. `memory` in bytes, for the products; `examples` are pictures kept."""
-
-    neighbors: int = 5
-    memory: int = 8_000_000_000
-    batch_size: int = 32
-    examples: int = 32
-    samples: int | None = None
-    seed: int = 0
-    limit: int | None = None
-    where: str | None = None
-    device: str = "auto"
-
-    def __post_init__(self) -> None:
-        """Raise `BadQuestion` for numbers that make no sense."""
-        least = {"neighbors": 1, "memory": 1, "batch_size": 1, "examples": 0, "seed": 0}
-        for name, lowest in least.items():
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
-                option = f"--{name.replace('_', '-')}"
-                msg = f"{name} ({option}) is {value!r}; give a whole number from {lowest}."
-                raise BadQuestion(msg)
-        if self.samples is not None and self.samples < 2:
-            msg = f"samples (--samples) is {self.samples!r}; a correlation takes two or more."
-            raise BadQuestion(msg)
 
 
 def mine_zoo(
@@ -151,12 +127,8 @@ class _Job:
 
     def facts(self, *members: Member) -> dict[str, Any]:
         """All that the numbers of a model or a pair depend on, in JSON."""
-        pictures = dict(self.pictures.facts)
-        # Where the pictures lie is not what they are.
-        if pictures["kind"] != "samples":
-            pictures = {"rejected": pictures["rejected"]}
         return {
-            "pictures": pictures,
+            "pictures": _content(self.pictures.facts),
             "keys_sha256": keys_sha256(self.pictures.keys),
             "images": len(self.pictures),
             "neighbors": self.options.neighbors,
@@ -164,37 +136,47 @@ class _Job:
         }
 
     def check_same(self) -> None:
-        """Raise `ZooMismatch` before any work where the zoo was mined on other pictures."""
+        """Raise `ZooMismatch` before any work where the zoo was mined with something else."""
         snapshot = open_snapshot(self.layout.root)
         try:
-            found = snapshot.rows(
-                "SELECT images, keys_sha256, neighbors, dataset FROM rosetta_run WHERE name = ?",
-                [self.zoo],
-            )
+            found = snapshot.rows("SELECT * FROM rosetta_run WHERE name = ?", [self.zoo])
         finally:
             snapshot.connection.close()
-        own = (len(self.pictures), keys_sha256(self.pictures.keys), self.options.neighbors)
+        own = _shown(dataclasses.asdict(self.record), self.pictures.facts)
         for row in found:
-            if (row["images"], row["keys_sha256"], row["neighbors"]) != own:
+            theirs = _shown(row, json.loads(row["settings"])["pictures"])
+            differing = [name for name in own if own[name] != theirs.get(name)]
+            if differing:
                 msg = (
                     f"zoo {self.zoo!r} was mined on {row['images']:,} pictures of "
                     f"{row['dataset']} with {row['neighbors']} neighbors, not on these "
-                    f"{len(self.pictures):,} with {self.options.neighbors}: give the same ones, "
-                    "another --zoo, or `lensbase rosetta drop` it first."
+                    f"{len(self.pictures):,} with {self.options.neighbors}, which differ in "
+                    f"{', '.join(differing)}: give the same ones, another --zoo, or "
+                    "`lensbase rosetta drop` it first."
                 )
                 raise ZooMismatch(msg)
+        forget_others(
+            self.layout,
+            self.zoo,
+            models={member.name: self.facts(member) for member in self.members},
+            pairs=self.every_pair(),
+        )
+
+    def every_pair(self) -> dict[tuple[str, str], dict[str, Any]]:
+        """All pairs of models, each with itself included, and what their numbers depend on."""
+        return {
+            (one.name, other.name): self.facts(*{one.name: one, other.name: other}.values())
+            for one, other in combinations_with_replacement(self.members, 2)
+        }
 
     def missing_pairs(self) -> list[tuple[str, str]]:
         """Pairs of the zoo that are not kept yet: all of its models, and the anchor with itself."""
-        missing: list[tuple[str, str]] = []
-        for i, first in enumerate(self.members):
-            for second in self.members[i:]:
-                if first is second and first.name != self.anchor:
-                    continue
-                names = (first.name, second.name)
-                facts = self.facts(*{first.name: first, second.name: second}.values())
-                if kept_pair(self.layout, self.zoo, names, facts=facts) is None:
-                    missing.append(names)
+        missing = [
+            names
+            for names, facts in self.every_pair().items()
+            if (names[0] != names[1] or names[0] == self.anchor)
+            and kept_pair(self.layout, self.zoo, names, facts=facts) is None
+        ]
         for member in self.members:
             # Statistics come with any pair, but may have been lost alone.
             facts = self.facts(member)
@@ -273,6 +255,20 @@ def _identity(member: Member) -> dict[str, Any]:
         "preprocessing": member.preprocessing,
         "input_size": member.input_size,
     }
+
+
+def _content(pictures: Mapping[str, Any]) -> dict[str, Any]:
+    """Facts of pictures less where they lie, which is not what they are."""
+    if pictures["kind"] == "samples":
+        return dict(pictures)
+    return {"rejected": pictures["rejected"], "content": pictures["sha256"]}
+
+
+def _shown(record: Mapping[str, Any], pictures: Mapping[str, Any]) -> dict[str, Any]:
+    """What must be the same whenever a model joins a zoo, by names for a message; in JSON."""
+    facts = {"number": record["images"], "names": record["keys_sha256"]}
+    facts |= {"neighbors": record["neighbors"]} | _content(pictures)
+    return json.loads(json.dumps(facts))
 
 
 def _short_hash(value: Any) -> str:

@@ -75,12 +75,16 @@ def square(image: Image.Image) -> Image.Image:
 
 @dataclass(frozen=True)
 class SourcePictures:
-    """The readable pictures of a source: their keys and rows, and the rows `rejected`."""
+    """The readable pictures of a source: their keys and rows, and the rows `rejected`.
+
+    `sha256` is of all that is in their files.
+    """
 
     source: Source
     keys: tuple[str, ...]
     rows: tuple[int, ...]
     rejected: tuple[int, ...]
+    sha256: str
     batch_size: int
 
     def __len__(self) -> int:
@@ -88,11 +92,12 @@ class SourcePictures:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Kind and root of the source, and how many of its images could not be read."""
+        """Kind and root of the source, how many images could not be read, what the others are."""
         return {
             "kind": self.source.kind,
             "root": self.source.root,
             "rejected": len(self.rejected),
+            "sha256": self.sha256,
         }
 
     def from_image(self, start: int) -> Iterator[Batch]:
@@ -127,17 +132,19 @@ def readable_pictures(
     count = len(every)
     good: list[int] = []
     bad: list[int] = []
+    content = hashlib.sha256()
     reader = _Reader(source)
     with ThreadPoolExecutor(_THREADS) as pool:
-        for row, fine in enumerate(pool.map(reader.decodes, range(count))):
-            (good if fine else bad).append(row)
+        for row, digest in enumerate(pool.map(reader.digest, range(count))):
+            (bad if digest is None else good).append(row)
+            content.update(digest or b"")
             if progress is not None:
                 progress(row + 1, count)
     if not good:
         msg = f"none of the {count} images of {source.root} can be read; there is nothing to mine."
         raise NoImages(msg)
     keys = tuple(every[row] for row in good)
-    return SourcePictures(source, keys, tuple(good), tuple(bad), batch_size)
+    return SourcePictures(source, keys, tuple(good), tuple(bad), content.hexdigest(), batch_size)
 
 
 class _Reader:
@@ -148,16 +155,20 @@ class _Reader:
         self._lock = threading.Lock()
 
     def __call__(self, row: int) -> Image.Image:
-        with self._lock:
-            data = self._source.read(row)
-        return square(decode(data))
+        return square(decode(self._file(row)))
 
-    def decodes(self, row: int) -> bool:
+    def digest(self, row: int) -> bytes | None:
+        """The hash of an image's file; None where it cannot be decoded."""
         try:
-            self(row)
+            data = self._file(row)
+            decode(data)
         except (RejectedImage, OSError):
-            return False
-        return True
+            return None
+        return hashlib.sha256(data).digest()
+
+    def _file(self, row: int) -> bytes:
+        with self._lock:
+            return self._source.read(row)
 
 
 @dataclass(frozen=True)
@@ -184,8 +195,14 @@ class SampledPictures:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """The generator, how many samples it gave, and their seed."""
-        return {"kind": "samples", "root": self.generator.name, "seed": self.seed}
+        """The generator, and the seed of its samples."""
+        return {
+            "kind": "samples",
+            "root": self.generator.name,
+            "seed": self.seed,
+            "weights_sha256": self.generator.weights_sha256,
+            "preprocessing": self.generator.preprocessing,
+        }
 
     def from_image(self, start: int) -> Iterator[Batch]:
         """Batches from a sample on."""

@@ -22,7 +22,16 @@ from ...schema.catalog import publish_lock
 from ...schema.layout import Layout
 from ...schema.shards import encode_shard, shard_path
 from ...schema.zoo_errors import ZooMismatch
-from ...schema.zoo_files import KeptPair, KeptStatistics, as_json, manifest_of, zoo_folder
+from ...schema.zoo_files import (
+    KeptPair,
+    KeptStatistics,
+    as_json,
+    manifest_of,
+    named_files,
+    zoo_folder,
+)
+
+_HALF_WRITTEN = f"*{durable.PARTIAL}"
 
 
 class NearestUnits(Protocol):
@@ -132,7 +141,7 @@ def keep_statistics(
         "dead": np.asarray(statistics.dead, np.bool_),
     }
     group = layout.zoo_model(folder, member)
-    what = f"the statistics of {member}"
+    what = f"the model {member}"
     _keep(layout, folder, group, arrays=arrays, facts=facts, what=what)
 
 
@@ -156,6 +165,50 @@ def kept_statistics(
     if not _has(layout.zoo_model(folder, member), facts):
         return None
     return zoo_files.read_statistics(layout, folder, member)
+
+
+def forget_others(
+    layout: Layout,
+    zoo: str,
+    *,
+    models: Mapping[str, Mapping[str, Any]],
+    pairs: Mapping[tuple[str, str], Mapping[str, Any]],
+) -> None:
+    """Remove what was kept of models and pairs, either way around, with other facts than these.
+
+    Also what a killed process had half written: nobody else may be mining the zoo. Raises
+    `ZooMismatch` where a kept generation names one, before anything is removed.
+    """
+    folder = zoo_folder(layout, zoo)
+    facts = {(name,): one for name, one in models.items()}
+    facts |= {way: one for names, one in pairs.items() for way in (names, names[::-1])}
+    groups = {
+        names: layout.zoo_model(folder, *names)
+        if len(names) == 1
+        else layout.zoo_pair(folder, *names)
+        for names in facts
+    }
+    with publish_lock(layout):
+        published = named_files(layout, folder)
+        others = {
+            names: group
+            for names, group in groups.items()
+            if manifest_of(group).exists() and not _has(group, facts[names])
+        }
+        for names, group in others.items():
+            if group in published:
+                what = (
+                    f"the model {names[0]}" if len(names) == 1 else f"the pair {', '.join(names)}"
+                )
+                raise _is_published(what, folder)
+        for group in others.values():
+            manifest_of(group).unlink()
+            shutil.rmtree(group, ignore_errors=True)
+    for left in (
+        *layout.zoo(folder).glob(_HALF_WRITTEN),
+        *layout.zoo(folder).glob(f"*/{_HALF_WRITTEN}"),
+    ):
+        shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink()
 
 
 def keep_examples(layout: Layout, zoo: str, examples: Examples) -> int:
@@ -208,14 +261,17 @@ def _keep(
     for name, values in arrays.items():
         write_static(partial / name, values)
     with publish_lock(layout):
-        if group in zoo_files.named_files(layout, folder):
+        if group in named_files(layout, folder):
             shutil.rmtree(partial)
-            msg = (
-                f"{what} of zoo {folder.partition('~')[0]!r} is published, of other pictures, "
-                "weights or settings; mine under another name, or `lensbase rosetta drop` it first."
-            )
-            raise ZooMismatch(msg)
+            raise _is_published(what, folder)
         _commit(layout, partial, group, facts={"facts": as_json(facts)})
+
+
+def _is_published(what: str, folder: str) -> ZooMismatch:
+    return ZooMismatch(
+        f"{what} of zoo {folder.partition('~')[0]!r} is published, of other pictures, weights or "
+        "settings; mine under another name, or `lensbase rosetta drop` it first."
+    )
 
 
 def _attributes(own: Mapping[str, str]) -> dict[str, Any]:
