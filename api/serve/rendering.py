@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
-from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
 from ..printing import cell, human_bytes
+from .addresses import address, part
 
 HERE = Path(__file__).parent
 
@@ -26,10 +26,10 @@ def make_environment(link: Link) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals.update({"link": link})  # pyright: ignore[reportCallIssue, reportArgumentType]
+    environment.globals.update({"link": link, "address": address})  # pyright: ignore[reportCallIssue, reportArgumentType]
     environment.filters["cell"] = cell
     environment.filters["bytes"] = human_bytes
-    environment.filters["part"] = lambda text: quote(str(text), safe="")
+    environment.filters["part"] = part
     return environment
 
 
