@@ -7,32 +7,59 @@ import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse
+from fastapi.routing import APIRoute
 from pydantic import BaseModel
 
+from .answers import Format, add_links, address_of, csv_response, has_rows, main_rows
 from .rendering import render
 
 Facts = TypeVar("Facts", bound=Callable[..., BaseModel])
 
 REQUEST = "request_of_page"
+FORMAT = "format"
+_REQUIRED = inspect.Parameter.empty
+_DEFAULTS = {FORMAT: "json"}
+
+
+class AnswerRoute(APIRoute):
+    """A JSON route; where its model is `Rows`, or has a field `rows` of them, two things more.
+
+    It takes `?format=csv`, and its rows are told the addresses of those before and after them,
+    where the function has a parameter `offset`.
+    """
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        model = inspect.signature(endpoint, eval_str=True).return_annotation
+        if has_rows(model):
+            endpoint = _with_rows(endpoint)
+            described = {"content": {"text/csv": {"schema": {"type": "string"}}}}
+            options["responses"] = {200: described} | (options.get("responses") or {})
+        super().__init__(path, endpoint, **options)
 
 
 class Pages:
-    """Routes of the dashboard: `json`, to be mounted under `/api`, and `html`."""
+    """Routes of the dashboard: `json`, to be mounted under `/api`, and `html`.
+
+    Nothing has to be done for CSV and paging links: see `AnswerRoute`.
+    """
 
     def __init__(self, tag: str) -> None:
-        self.json = APIRouter(tags=[tag])
+        self.json = APIRouter(tags=[tag], route_class=AnswerRoute)
         self.html = APIRouter(include_in_schema=False)
 
-    def page(self, path: str, template: str) -> Callable[[Facts], Facts]:
+    def page(self, path: str, template: str, *, json: bool = True) -> Callable[[Facts], Facts]:
         """Serve what a function gives at `/api` + path as JSON, and at path as a page.
 
         The function's parameters are the route's; its return annotation is the JSON's schema.
+        Without `json` it is a page only, and what answers at `/api` + path another function. A
+        function that sets `request.state.status` gives its page that status.
         """
 
         def register(facts: Facts) -> Facts:
-            self.json.get(path)(facts)
+            if json:
+                self.json.get(path)(facts)
             self.html.get(path, response_class=HTMLResponse)(_rendered(facts, template))
             return facts
 
@@ -44,20 +71,45 @@ def _rendered(facts: Callable[..., BaseModel], template: str) -> Callable[..., H
     def page(**given: Any) -> HTMLResponse:
         request: Request = given.pop(REQUEST)
         found = facts(**given)
-        environment = request.app.state.environment
-        data = f"/api{request.url.path}" + (f"?{request.url.query}" if request.url.query else "")
-        return HTMLResponse(render(environment, template, found, request=request, data=data))
+        add_links(found, request, given)
+        data = f"/api{address_of(request)}"
+        content = render(request.app.state.environment, template, found, request=request, data=data)
+        return HTMLResponse(content, getattr(request.state, "status", 200))
 
-    signature = inspect.signature(facts, eval_str=True)
-    asked = inspect.Parameter(REQUEST, inspect.Parameter.KEYWORD_ONLY, annotation=Request)
-    parameters = [
-        *(
-            one.replace(kind=inspect.Parameter.KEYWORD_ONLY)
-            for one in signature.parameters.values()
-        ),
-        asked,
-    ]
-    page.__signature__ = signature.replace(  # pyright: ignore[reportAttributeAccessIssue]
-        parameters=parameters, return_annotation=HTMLResponse
-    )
+    asked = {REQUEST: Request}
+    page.__signature__ = _extended(facts, asked, returns=HTMLResponse)  # pyright: ignore[reportAttributeAccessIssue]
     return page
+
+
+def _with_rows(facts: Callable[..., BaseModel]) -> Callable[..., BaseModel | Response]:
+    @functools.wraps(facts)
+    def answer(**given: Any) -> BaseModel | Response:
+        request: Request = given.pop(REQUEST)
+        wanted = given.pop(FORMAT)
+        found = facts(**given)
+        rows = main_rows(found)
+        if wanted == "csv" and rows is not None:
+            return csv_response(rows, request)
+        add_links(found, request, given)
+        return found
+
+    asked = {REQUEST: Request, FORMAT: Format}
+    answer.__signature__ = _extended(facts, asked)  # pyright: ignore[reportAttributeAccessIssue]
+    return answer
+
+
+def _extended(
+    facts: Callable[..., Any], asked: dict[str, Any], *, returns: Any = None
+) -> inspect.Signature:
+    """A function's signature, all by keyword, with some parameters more."""
+    kind = inspect.Parameter.KEYWORD_ONLY
+    signature = inspect.signature(facts, eval_str=True)
+    own = [one.replace(kind=kind) for one in signature.parameters.values()]
+    more = [
+        inspect.Parameter(name, kind, annotation=asks, default=_DEFAULTS.get(name, _REQUIRED))
+        for name, asks in asked.items()
+    ]
+    return signature.replace(
+        parameters=[*own, *more],
+        return_annotation=signature.return_annotation if returns is None else returns,
+    )
