@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -24,6 +25,16 @@ if TYPE_CHECKING:
 Parameters: TypeAlias = Sequence[Any] | Mapping[str, Any] | None
 
 SECONDS = 60.0
+
+_BATCH = 1_000
+
+
+@dataclass(frozen=True)
+class Most:
+    """How much of an answer is taken."""
+
+    rows: int
+    bytes: int
 
 
 class Console:
@@ -42,6 +53,27 @@ class Console:
 
         Raises `BadSQL` for what is no query, fails or takes long.
         """
+        return self._asked(sql, parameters, seconds=seconds, take=_all)
+
+    def query_some(
+        self, sql: str, parameters: Parameters = None, *, most: Most, seconds: float = SECONDS
+    ) -> tuple[pa.Table, bool]:
+        """The first rows of somebody's query, no more than `most`, and whether there are more.
+
+        Raises what `query` raises, and `BadSQL` for a row that is too large by itself.
+        """
+        cut = False
+
+        def some(found: Any) -> pa.Table:
+            nonlocal cut
+            table, cut = _first(found, most)
+            return table
+
+        return self._asked(sql, parameters, seconds=seconds, take=some), cut
+
+    def _asked(
+        self, sql: str, parameters: Parameters, *, seconds: float, take: Callable[[Any], pa.Table]
+    ) -> pa.Table:
         import duckdb
 
         cursor = self._connection.cursor()
@@ -50,7 +82,7 @@ class Console:
             if self._derived is not None:
                 self._derived.show(cursor, sql)
             with time_limit(cursor, seconds):
-                found = cursor.sql(statement, params=_plain(parameters)).to_arrow_table()
+                found = take(cursor.sql(statement, params=_plain(parameters)))
         except duckdb.InterruptException as error:
             msg = f"the query took longer than {seconds:g} s and was stopped; ask for less."
             raise BadSQL(msg) from error
@@ -63,6 +95,17 @@ class Console:
         finally:
             cursor.close()
         return _without_wide_integers(found)
+
+    @contextmanager
+    def stream(self, sql: str, *, rows: int) -> Generator[pa.RecordBatchReader]:
+        """Read a query of ours in batches of so many rows, derived results among them."""
+        cursor = self._connection.cursor()
+        try:
+            if self._derived is not None:
+                self._derived.show(cursor, sql)
+            yield cursor.sql(sql).to_arrow_reader(rows)
+        finally:
+            cursor.close()
 
     def rows(self, sql: str, parameters: Parameters = None) -> list[tuple[Any, ...]]:
         """Rows of a query of ours."""
@@ -112,6 +155,33 @@ def time_limit(cursor: duckdb.DuckDBPyConnection, seconds: float) -> Generator[N
         yield
     finally:
         timer.cancel()
+
+
+def _all(found: Any) -> pa.Table:
+    return found.to_arrow_table()
+
+
+def _first(found: Any, most: Most) -> tuple[pa.Table, bool]:
+    import pyarrow as pa
+
+    reader = found.limit(most.rows + 1).to_arrow_reader(_BATCH)
+    batches: list[pa.RecordBatch] = []
+    left = Most(most.rows, most.bytes)
+    for batch in reader:
+        rows = min(batch.num_rows, left.rows)
+        if batch.nbytes > left.bytes:
+            # Rows of a batch may differ much in size: halve until they fit.
+            while rows and batch.slice(0, rows).nbytes > left.bytes:
+                rows //= 2
+        if rows < batch.num_rows and not rows and not batches:
+            msg = f"one row takes more than {most.bytes:,} bytes; ask for fewer columns."
+            raise BadSQL(msg)
+        part = batch.slice(0, rows)
+        batches.append(part)
+        if rows < batch.num_rows:
+            return pa.Table.from_batches(batches, reader.schema), True
+        left = Most(left.rows - rows, left.bytes - part.nbytes)
+    return pa.Table.from_batches(batches, reader.schema), False
 
 
 def _only_query(cursor: duckdb.DuckDBPyConnection, sql: str) -> Any:

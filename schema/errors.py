@@ -327,3 +327,25 @@ class PainterFailed(LensbaseError, RuntimeError):
 
 class BadMeans(LensbaseError, ValueError):
     """Mean activations that do not fit the layer whose activations they are to replace."""
+
+
+# Export
+
+
+class FolderTaken(LensbaseError, FileExistsError):
+    """A folder to write into that holds something else already."""
+
+
+# Serving
+
+
+class TokenNeeded(LensbaseError, ValueError):
+    """A server that others can reach and that is given no token, or one easily guessed."""
+
+
+class PortTaken(LensbaseError, OSError):
+    """A port that the server cannot listen on."""
+
+
+class ServerBusy(LensbaseError, RuntimeError):
+    """More SQL queries at once than the server runs; the same question works later."""
