@@ -61,6 +61,7 @@ class OpenRun:
         *,
         console: Console,
         image_root: Path | None,
+        load_models: bool = True,
     ) -> None:
         self.row = row
         self.name: str = row["name"]
@@ -68,7 +69,7 @@ class OpenRun:
         self.console = console
         self.layout = snapshot.layout
         self.images = RunImages(console, row, image_root=image_root)
-        self.texts = RunTexts(console, snapshot.layout, row)
+        self.texts = RunTexts(console, snapshot.layout, row, load_models=load_models)
         self.pictures = RunPictures(snapshot.layout, row, image_root=image_root)
         self._snapshot = snapshot
 

@@ -39,11 +39,14 @@ class Store:
     `path` is where it lies and `generation` its number. Safe to use from several threads.
     """
 
-    def __init__(self, snapshot: Snapshot, *, image_root: Path | None = None) -> None:
+    def __init__(
+        self, snapshot: Snapshot, *, image_root: Path | None = None, load_models: bool = True
+    ) -> None:
         self.path = snapshot.layout.root
         self.generation = snapshot.generation
         self._snapshot = snapshot
         self._image_root = image_root
+        self._load_models = load_models
         derived = DerivedViews(snapshot.layout, snapshot.connection)
         self._console = Console(snapshot.connection, derived=derived)
         self._views: dict[str, RunView] = {}
@@ -119,6 +122,7 @@ class Store:
                     self._rows[name],
                     console=self._console,
                     image_root=self._image_root,
+                    load_models=self._load_models,
                 )
                 self._views[name] = RunView(opened)
             return self._views[name]

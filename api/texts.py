@@ -47,12 +47,20 @@ class StoredPool:
 
 
 class RunTexts:
-    """Embeds texts with the model of one run."""
+    """Embeds texts with the model of one run; without `load_models` it knows stored ones only."""
 
-    def __init__(self, console: Console, layout: Layout, run: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        console: Console,
+        layout: Layout,
+        run: Mapping[str, Any],
+        *,
+        load_models: bool = True,
+    ) -> None:
         self._console = console
         self._layout = layout
         self._run = run
+        self._load_models = load_models
         self._pools: dict[str, StoredPool] = {}
         self._model: LoadedModel | None = None
         self._loading = threading.Lock()
@@ -108,6 +116,9 @@ class RunTexts:
         """
         with self._loading:
             if self._model is None:
+                if not self._load_models:
+                    msg = "it was opened to answer from what is stored alone"
+                    raise WeightsNotFound(msg)
                 if self._run["model_source"] == "module":
                     msg = "it was ingested from a module in memory, which no store can load again"
                     raise WeightsNotFound(msg)

@@ -8,31 +8,71 @@ from importlib.metadata import version
 from pathlib import Path
 
 from fastapi import APIRouter, FastAPI, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi.routing import APIRoute
 from fastapi.staticfiles import StaticFiles
-from starlette.exceptions import HTTPException
+from pydantic import BaseModel
 
-from ...schema.errors import LensbaseError
 from .answers import Problem
+from .caching import Caching
+from .guards import Guards
 from .opened import ServedStore
-from .pages import runs
-from .problems import status_of
-from .rendering import HERE, make_environment, render
+from .pages import runs, sql
+from .problems import answer_problems
+from .rendering import HERE, make_environment
+from .sql_process import SqlProcesses
 
-_PAGES = (runs.pages,)
+_PAGES = (runs.pages, sql.pages)
+
+_PROBLEMS = {
+    400: "The address or the body is malformed.",
+    403: "The request comes from another site's page, or names another host.",
+    404: "Something that the address names is not there.",
+    414: "The address is too long.",
+    422: "The question cannot be answered; the message says what can.",
+    503: "The store is damaged, or the server busy.",
+}
 
 
-def create_app(path: Path, *, image_root: Path | None = None) -> FastAPI:
+class Address(BaseModel):
+    """One address that answers in JSON."""
+
+    path: str
+    methods: list[str]
+    summary: str
+
+
+class Addresses(BaseModel):
+    """What can be asked, and where the document of it all is."""
+
+    title: str
+    version: str
+    generation: int
+    openapi: str
+    addresses: list[Address]
+
+
+def create_app(
+    path: Path,
+    *,
+    image_root: Path | None = None,
+    token: str | None = None,
+    loopback: bool = False,
+    new_texts: bool = True,
+) -> FastAPI:
     """Serve one store: JSON under `/api/`, pages beside it; nothing can be written.
 
+    Every request has to bring the `token`, where there is one. `loopback` says that only this
+    machine can ask. Without `new_texts` no model is loaded, so texts have to be stored ones.
     Raises what `open_store` raises.
     """
-    served = ServedStore(path, image_root=image_root)
+    served = ServedStore(path, image_root=image_root, load_models=new_texts)
+    processes = SqlProcesses(path)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
+        processes.start()
         yield
+        processes.close()
         served.close()
 
     app = FastAPI(
@@ -43,43 +83,49 @@ def create_app(path: Path, *, image_root: Path | None = None) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
-        responses={status: {"model": Problem} for status in (404, 422)},
+        generate_unique_id_function=_operation,
+        responses={
+            status: {"model": Problem, "description": told} for status, told in _PROBLEMS.items()
+        },
     )
     app.state.served = served
+    app.state.sql = processes
     app.state.environment = make_environment(lambda path: path)
     api = APIRouter(prefix="/api")
     for pages in _PAGES:
         api.include_router(pages.json)
         app.include_router(pages.html)
     app.include_router(api)
+    app.get("/api", tags=["store"])(api_root)
     app.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
-    app.add_exception_handler(LensbaseError, _ours)
-    app.add_exception_handler(RequestValidationError, _malformed)
-    app.add_exception_handler(HTTPException, _http)
+    answer_problems(app)
+    app.add_middleware(Caching, secret=token is not None)
+    app.add_middleware(Guards, token=token, loopback=loopback)
     return app
 
 
-def _ours(request: Request, error: Exception) -> Response:
-    assert isinstance(error, LensbaseError)
-    return _problem(request, status_of(error), type(error).__name__, str(error))
-
-
-def _malformed(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)
-    told = [f"{one['loc'][-1]}: {one['msg']}" for one in error.errors()]
-    return _problem(request, 422, "BadQuestion", "; ".join(told))
-
-
-def _http(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    return _problem(request, error.status_code, "HTTPException", str(error.detail))
-
-
-def _problem(request: Request, status: int, name: str, message: str) -> Response:
-    problem = Problem(error=name, message=message)
-    if request.url.path.startswith("/api/"):
-        return JSONResponse(problem.model_dump(), status)
-    page = render(
-        request.app.state.environment, "problem.html", problem, request=request, status=status
+def api_root(request: Request) -> Addresses:
+    """List what can be asked in JSON."""
+    app: FastAPI = request.app
+    document = app.openapi()
+    served: ServedStore = app.state.served
+    with served.current() as store:
+        generation = store.generation
+    return Addresses(
+        title=app.title,
+        version=app.version,
+        generation=generation,
+        openapi=str(app.openapi_url),
+        addresses=[
+            Address(
+                path=path,
+                methods=[method.upper() for method in asked],
+                summary=next(iter(asked.values()))["description"].partition("\n")[0],
+            )
+            for path, asked in document["paths"].items()
+        ],
     )
-    return HTMLResponse(page, status)
+
+
+def _operation(route: APIRoute) -> str:
+    return route.name

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from ...schema.errors import LensbaseError
 from ...schema.layout import Layout
-from ...schema.snapshot import published_generation
-from ..store import Store, open_store
+from ...schema.snapshot import open_snapshot, published_generation
+from ..store import Store
 
 _LOG = logging.getLogger(__name__)
 
@@ -25,14 +25,20 @@ class _Open:
 
 
 class ServedStore:
-    """Gives each request the newest generation; one that is in use stays open until it is not."""
+    """Gives each request the newest generation; one that is in use stays open until it is not.
 
-    def __init__(self, path: Path, *, image_root: Path | None = None) -> None:
+    Without `load_models` only what is stored answers.
+    """
+
+    def __init__(
+        self, path: Path, *, image_root: Path | None = None, load_models: bool = True
+    ) -> None:
         self.path = path
         self._image_root = image_root
+        self._load_models = load_models
         self._layout = Layout(path)
         self._lock = threading.Lock()
-        self._newest = _Open(open_store(path, image_root))
+        self._newest = self._open()
 
     @contextmanager
     def current(self) -> Generator[Store]:
@@ -59,12 +65,16 @@ class ServedStore:
     def _followed(self) -> _Open:
         try:
             if published_generation(self._layout) != self._newest.store.generation:
-                newer = _Open(open_store(self.path, self._image_root))
+                newer = self._open()
                 self._retire(self._newest)
                 self._newest = newer
         except (LensbaseError, OSError, ValueError):
             _LOG.exception("the newest generation of %s cannot be opened", self.path)
         return self._newest
+
+    def _open(self) -> _Open:
+        snapshot = open_snapshot(self.path)
+        return _Open(Store(snapshot, image_root=self._image_root, load_models=self._load_models))
 
     @staticmethod
     def _retire(opened: _Open) -> None:

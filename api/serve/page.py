@@ -69,7 +69,7 @@ class Pages:
 def _rendered(facts: Callable[..., BaseModel], template: str) -> Callable[..., HTMLResponse]:
     @functools.wraps(facts)
     def page(**given: Any) -> HTMLResponse:
-        request: Request = given.pop(REQUEST)
+        request = _taken(facts, given)
         found = facts(**given)
         add_links(found, request, given)
         data = f"/api{address_of(request)}"
@@ -84,7 +84,7 @@ def _rendered(facts: Callable[..., BaseModel], template: str) -> Callable[..., H
 def _with_rows(facts: Callable[..., BaseModel]) -> Callable[..., BaseModel | Response]:
     @functools.wraps(facts)
     def answer(**given: Any) -> BaseModel | Response:
-        request: Request = given.pop(REQUEST)
+        request = _taken(facts, given)
         wanted = given.pop(FORMAT)
         found = facts(**given)
         rows = main_rows(found)
@@ -98,12 +98,28 @@ def _with_rows(facts: Callable[..., BaseModel]) -> Callable[..., BaseModel | Res
     return answer
 
 
+@functools.cache
+def _own_request(facts: Callable[..., Any]) -> str | None:
+    """The parameter by which a function takes the request itself, if it does."""
+    parameters = inspect.signature(facts, eval_str=True).parameters
+    return next((name for name, one in parameters.items() if one.annotation is Request), None)
+
+
+def _taken(facts: Callable[..., Any], given: dict[str, Any]) -> Request:
+    """The request, out of what is given unless the function takes it."""
+    own = _own_request(facts)
+    return given.pop(REQUEST) if own is None else given[own]
+
+
 def _extended(
     facts: Callable[..., Any], asked: dict[str, Any], *, returns: Any = None
 ) -> inspect.Signature:
     """A function's signature, all by keyword, with some parameters more."""
     kind = inspect.Parameter.KEYWORD_ONLY
     signature = inspect.signature(facts, eval_str=True)
+    if _own_request(facts) is not None:
+        # FastAPI gives the request to one parameter only.
+        asked = {name: one for name, one in asked.items() if one is not Request}
     own = [one.replace(kind=kind) for one in signature.parameters.values()]
     more = [
         inspect.Parameter(name, kind, annotation=asks, default=_DEFAULTS.get(name, _REQUIRED))
