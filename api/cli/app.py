@@ -19,6 +19,7 @@ from . import (
     pools,
     roles,
     rosetta,
+    serving,
     upkeep,
 )
 from .failures import CommandLine
@@ -57,6 +58,7 @@ app.command("ingest")(ingesting.ingest)
 app.command("finalize")(ingesting.finalize)
 app.command("info")(looking.info)
 app.command("sql")(looking.sql)
+app.command("serve")(serving.serve)
 app.command("find")(neurons.find)
 app.command("accuracy")(classes.accuracy)
 app.command("adversarial")(adversarial.adversarial)
