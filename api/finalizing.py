@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 from ..schema.layout import Layout
+from ..schema.stages import Progress, stage
 from .store import open_store
+
+_LOG = logging.getLogger(__name__)
 
 
 def finalize_run(
     store: str | os.PathLike[str],
     run: str | None = None,
     *,
-    notice: Callable[[str], None] = lambda _: None,
+    notice: Callable[[str], None] | None = None,
+    progress: Progress = None,
 ) -> str:
     """Complete a run, by default the only one, and publish it; return its name.
 
     Summaries, effects and TEXTSPAN are computed once every segment is committed; a run that is
-    complete stays as it is. `notice` is told what is waited for. Raises `RunIncomplete` where
-    segments are missing, `UnknownRun` or `AmbiguousRun`.
+    complete stays as it is. `notice` is told what is waited for; `progress=False` shows no bar.
+    Raises `RunIncomplete` where segments are missing, `UnknownRun` or `AmbiguousRun`.
     """
     with open_store(store) as opened:
         name = opened.run(run).name
@@ -29,5 +34,7 @@ def finalize_run(
         )
     from ..ingest.finalize import finalize
 
-    finalize(Layout(Path(store)), number, notice=notice)
+    what = f"completing run {name}"
+    with stage(_LOG, what, unit="neuron", progress=progress, notice=notice) as work:
+        finalize(Layout(Path(store)), number, notice=work.say)
     return name

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..schema.stages import Progress
+
 if TYPE_CHECKING:
     import os
 
@@ -29,6 +31,7 @@ def ingest(
     neurons: str | Sequence[int] | None = None,
     devices: str = "auto",
     resume: bool = True,
+    progress: Progress = None,
     **options: Any,
 ) -> Ingested:
     """Run images through a model once and write what its parts do into a store.
@@ -36,7 +39,8 @@ def ingest(
     `images` is a folder, a manifest, Parquet, WebDataset or `datasets` files, or a list of
     paths; `model` an open_clip name, "world" (the CLIP that comes with lensbase) or a module.
     `neurons` keeps the second-order effects of layers' neurons: "default", the three before the
-    last, "all" but the last, or layers as for `heads`.
+    last, "all" but the last, or layers as for `heads`. A bar is shown on a terminal and in
+    notebooks: `progress=False` shows none, and a function is told images done and in all.
     Everything else is explained at `lensbase.ingest.job.ingest`, which takes `options` too.
     Needs `lensbase[ingest]`: raises ImportError where torch is missing.
     """
@@ -56,5 +60,6 @@ def ingest(
         neurons=neurons,
         devices=devices,
         resume=resume,
+        progress=progress,
         **options,
     )

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from ..queries.text_votes import TextCodes
 from ..schema.codes import CODE_LENGTH, CODE_VERSION
 from ..schema.derived import read_derived, write_derived
 from ..schema.errors import BadQuestion
+from ..schema.stages import stage
 from .candidates import Candidates, Pool, candidates_of
 from .open_run import OpenRun
 from .run_neurons import KeptNeuron
@@ -32,6 +34,7 @@ F64 = npt.NDArray[np.float64]
 TABLE = "neuron_text"
 _COLUMNS = ("neuron", "rank", "position", "coefficient")
 _IN_MEMORY = 16
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,7 +178,10 @@ class CodeQuestion:
         return found if len(found["neuron"]) else None
 
     def _computed(self, layer: int) -> tuple[I64, F64]:
-        made = sparse_codes(self._targets(layer), self.atoms, m=self.depth, path=False)
+        targets, atoms, m = self._targets(layer), self.atoms, self.depth
+        what = f"codes of {m} of {len(atoms):,} texts for {len(targets):,} neurons of layer {layer}"
+        with stage(_LOG, what, unit="neuron", delay=1) as work:
+            made = sparse_codes(targets, atoms, m=m, path=False, progress=work.tell)
         if self.run.row["status"] == "complete":
             rows = code_rows(made.picks, made.coefficients)
             write_derived(self.run.layout, TABLE, self._parameters(layer), rows=rows)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ import numpy.typing as npt
 from ..schema.components import Neuron
 from ..schema.derived import read_derived, write_derived
 from ..schema.errors import BadQuestion
+from ..schema.stages import Progress, stage
 from .accuracy import Change, classify
 from .classifier import Classifier, check_classifier
 from .labels import labelled
@@ -38,6 +40,7 @@ F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
 
+_LOG = logging.getLogger(__name__)
 _BY_IMAGE, _BY_NEURON = "neuron_effect_image", "neuron_effect"
 # Part of every fingerprint: to be raised when the same question gets another answer.
 _VERSION = 2
@@ -165,6 +168,7 @@ def neuron_effects(
     images: Images = None,
     where: Where = None,
     seed: int = 0,
+    progress: Progress = None,
 ) -> NeuronEffects:
     """First-order, second-order and indirect effects; see `RunView.neuron_effects`."""
     check_classifier(run, c)
@@ -173,7 +177,14 @@ def neuron_effects(
     seed = whole(seed, "seed", least=0, of="draws")
     numbers = _numbers(run, layer, neurons, seed=seed)
     found = labelled(run, c, run.images.select(images, where), label=label)
-    measured = _measured(run, np.unique(found.rows), layer=layer, numbers=numbers, reference=means)
+    measured = _measured(
+        run,
+        np.unique(found.rows),
+        layer=layer,
+        numbers=numbers,
+        reference=means,
+        progress=progress,
+    )
     effects = LayerEffects(run, layer)
     changes: list[Change | None] = [
         None,
@@ -250,7 +261,9 @@ def _reference(run: OpenRun) -> I64:
     return rows
 
 
-def _measured(run: OpenRun, rows: I64, *, layer: int, numbers: I64, reference: I64) -> _Measured:
+def _measured(
+    run: OpenRun, rows: I64, *, layer: int, numbers: I64, reference: I64, progress: Progress
+) -> _Measured:
     """Effects as they were kept, or measured now and kept."""
     parameters = _parameters(run, rows, layer)
     # What is said of images is of all the layer's neurons.
@@ -258,7 +271,9 @@ def _measured(run: OpenRun, rows: I64, *, layer: int, numbers: I64, reference: I
     by_image = read_derived(run.layout, _BY_IMAGE, parameters)
     by_neuron = read_derived(run.layout, _BY_NEURON, own)
     if by_image is None or by_neuron is None:
-        again = _again(run, rows, layer=layer, numbers=numbers, reference=reference)
+        again = _again(
+            run, rows, layer=layer, numbers=numbers, reference=reference, progress=progress
+        )
         by_image, by_neuron = _image_rows(rows, again), _neuron_rows(numbers, again)
         if run.row["status"] == "complete":
             write_derived(run.layout, _BY_IMAGE, parameters, rows=by_image)
@@ -283,7 +298,9 @@ def _parameters(run: OpenRun, rows: I64, layer: int) -> dict[str, Any]:
     }
 
 
-def _again(run: OpenRun, rows: I64, *, layer: int, numbers: I64, reference: I64) -> EffectsAgain:
+def _again(
+    run: OpenRun, rows: I64, *, layer: int, numbers: I64, reference: I64, progress: Progress
+) -> EffectsAgain:
     """Measure effects with the run's model on its pictures."""
     model = run_model(
         run,
@@ -292,13 +309,16 @@ def _again(run: OpenRun, rows: I64, *, layer: int, numbers: I64, reference: I64)
     )
     from ..ingest.effects_again import effects_again
 
-    return effects_again(
-        model,
-        _pictures(run, rows),
-        reference=_pictures(run, np.sort(reference)),
-        layer=layer,
-        neurons=numbers.tolist(),
-    )
+    what = f"effects of {len(numbers)} neurons of layer {layer} in {len(rows):,} images"
+    with stage(_LOG, what, unit="image", progress=progress) as work:
+        return effects_again(
+            model,
+            _pictures(run, rows),
+            reference=_pictures(run, np.sort(reference)),
+            layer=layer,
+            neurons=numbers.tolist(),
+            progress=work.tell,
+        )
 
 
 def _pictures(run: OpenRun, rows: I64) -> KnownPictures:

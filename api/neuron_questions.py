@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..schema.stages import Progress
 from .candidates import Pool
 from .classifier import Classifier, Templates
 from .explaining import explain
@@ -202,6 +203,7 @@ class NeuronQuestions:
         images: Images = None,
         where: Where = None,
         seed: int = 0,
+        progress: Progress = None,
     ) -> NeuronEffects:
         """Compare first-order, second-order and indirect effects of a layer's neurons (Table 3.1).
 
@@ -215,7 +217,7 @@ class NeuronQuestions:
         and `directions` holds the first principal components of the indirect effects.
         The first and the last are measured with the run's model on its pictures, about a forward
         pass an image and neuron, and kept, 8 d' bytes an image: asking again needs neither.
-        `images`, `where` and `label` are as in `accuracy`.
+        `images`, `where` and `label` are as in `accuracy`; `progress=False` shows no bar.
         Raises `NeuronsNotStored`, `BadAddress`, `UnknownComponent`, `ExtraMissing` without torch,
         `WeightsNotFound` without the model, `ImageFileMissing`, `SourceNotFound` or `UnknownImage`
         without the pictures, `BadQuestion` in a copy of some images, which lacks that set, or what
@@ -230,6 +232,7 @@ class NeuronQuestions:
             images=images,
             where=where,
             seed=seed,
+            progress=progress,
         )
 
     def spurious_texts(

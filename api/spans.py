@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +16,7 @@ from ..queries.textspan import Score, textspans
 from ..schema.arrays import run_arrays
 from ..schema.errors import BadQuestion, BadSelection
 from ..schema.shards import SegmentArray
+from ..schema.stages import stage
 from .candidates import Candidates, Pool, candidates_of
 from .kept_spans import Picks, SpanQuestion, depths_for, find_kept, keep
 from .open_run import KeptHead, OpenRun
@@ -24,6 +26,7 @@ from .whole_numbers import whole
 F64 = npt.NDArray[np.float64]
 
 _BLOCK = 8192
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,14 +131,18 @@ def _computed(
         moment = selection_moments(run, heads, question.selection)
     if not moment[0, 0, -1, -1]:
         raise _no_image()
-    found = textspans(
-        moment,
-        np.stack([run.basis(head) for head in heads]),
-        question.candidates.vectors,
-        m=depth,
-        score=question.score,
-        normalize=question.normalize,
-    )
+    texts = question.candidates.vectors
+    what = f"TEXTSPAN of {len(heads)} heads over {len(texts):,} texts"
+    with stage(_LOG, what, unit="head", delay=1) as work:
+        found = textspans(
+            moment,
+            np.stack([run.basis(head) for head in heads]),
+            texts,
+            m=depth,
+            score=question.score,
+            normalize=question.normalize,
+            progress=work.tell,
+        )
     return {
         head: Picks(span.picks, span.explained, span.cumulative)
         for head, span in zip(heads, found, strict=True)

@@ -13,7 +13,7 @@ from .neuron_effects import measure_effects
 from .pictures_again import pictures_again
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import numpy.typing as npt
     from torch import Tensor
@@ -85,25 +85,36 @@ def effects_again(
     reference: KnownPictures,
     layer: int,
     neurons: Sequence[int],
+    progress: Callable[[int, int], None] | None = None,
 ) -> EffectsAgain:
     """Measure effects of chosen neurons (T3.1, Table 3.1) over pictures, in float32.
 
     Means of activations are over the `reference` pictures. Indirect effects cost about a forward
-    pass an image and neuron. Raises `ImageFileMissing`, or what `pictures_again` and
-    `measure_effects` raise.
+    pass an image and neuron. `progress` is told images done and in all.
+    Raises `ImageFileMissing`, or what `pictures_again` and `measure_effects` raise.
     """
     means = Interventions(model.visual, layer).token_means(reference.batches(model))
     width = model.info.embed_dim
     step = max(1, _FORMED // (4 * width * max(1, len(pictures.keys))))
+    starts = range(0, len(neurons), step)
+    total = len(pictures.keys) * len(starts)
+
+    def batches(done: int) -> Iterator[Tensor]:
+        for batch in pictures.batches(model):
+            yield batch
+            done += len(batch)
+            if progress is not None:
+                progress(done, total)
+
     parts = [
         measure_effects(
             model,
-            pictures.batches(model),
+            batches(len(pictures.keys) * number),
             layer=layer,
             neurons=neurons[start : start + step],
             means=means.activation,
         )
-        for start in range(0, len(neurons), step)
+        for number, start in enumerate(starts)
     ]
     return EffectsAgain(
         first_order=(parts[0].direct_sum - means.direct_sum).astype(np.float32),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral
@@ -15,6 +16,7 @@ from ..schema.errors import BadPart, BadQuestion, BadSelection, BadSize, RunMism
 from ..schema.layout import Layout
 from ..schema.locks import lock_segments
 from ..schema.snapshot import open_snapshot
+from ..schema.stages import Progress, stage
 from ..schema.tables import Model, Run
 from . import pools
 from .begin import BegunRun, Request, RunBegun, begin_run, check_same, requested_shape
@@ -24,7 +26,7 @@ from .finalize import find_texts
 from .model_plan import known_layers
 from .models import load_model
 from .neuron_layers import choose_neuron_layers, one_width, plan_passes
-from .neuron_stage import Notice, Progress
+from .neuron_stage import Notice
 from .neuron_weights import neuron_weights
 from .publish import published_segments
 from .segment_job import SegmentJob
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 Choice: TypeAlias = str | Sequence[int] | None
 Chosen: TypeAlias = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 
+_LOG = logging.getLogger(__name__)
 _REFERENCE = 5000  # images, as in section 3.3
 
 
@@ -82,7 +85,7 @@ def ingest(
     neuron_input: bool = False,
     reference: int | None = None,
     memory: int | None = None,
-    progress: Progress | None = None,
+    progress: Progress = None,
     notice: Notice | None = None,
 ) -> Ingested:
     """Run images through a model once and write what its parts do into a store.
@@ -98,9 +101,10 @@ def ingest(
     the last, "all" but the last, or a choice as for heads; they are first fitted to `reference`
     images, by default 5,000 spread over the run. `neuron_input` also keeps what these layers' MLPs
     read, for activation maps. Layers whose Gram matrices and fit exceed `memory` bytes together
-    (by default a quarter of what is free) take several passes. `progress` is told images done and
-    in all, from the start again at each pass, and `notice` what begins. The same call again goes
-    on where the last one stopped, and gives the same bytes.
+    (by default a quarter of what is free) take several passes. A bar is shown on a terminal
+    and in notebooks; `progress=False` shows none, True always does, and a function is told images
+    done and in all instead, from the start again at each pass. `notice` is told what begins.
+    The same call again goes on where the last one stopped, and gives the same bytes.
 
     Raises `NoSecondOrderEffect` for neurons of the last layer, `MemoryTooSmall`, `NoImages` where
     no image that neurons could be fitted to can be read, `ImagesChanged`, `RunBusy` while
@@ -162,9 +166,10 @@ def ingest(
         published_segments(layout, begun.run_id)
         if pool is not None:
             add_to_run(layout, begun.run_id, pool=pool, model=loaded)
-        tell, say = progress or _silently, notice or _say_nothing
-        job.run(mine, workers=workers, progress=tell, notice=say)
-        rejected, complete = job.close(notice=say)
+        what = f"ingesting {table.num_rows:,} images into run {name}"
+        with stage(_LOG, what, unit="image", progress=progress, notice=notice) as work:
+            job.run(mine, workers=workers, progress=work.tell, notice=work.say)
+            rejected, complete = job.close(notice=work.say)
     return Ingested(name, table.num_rows, rejected, complete)
 
 
@@ -245,10 +250,6 @@ def _layers(heads: Choice, head_tokens: Choice, neurons: Choice, *, layers: int)
     )
 
 
-def _say_nothing(message: str) -> None:
-    """Tell nobody what begins."""
-
-
 def _no_neuron_options(**given: bool | int | None) -> None:
     for name, value in given.items():
         if value is not None and value is not False:
@@ -276,10 +277,6 @@ def _memory(allowed: int | None) -> int | None:
 def _counts(value: object) -> bool:
     """Whether something is a whole number of at least 1."""
     return not isinstance(value, bool) and isinstance(value, Integral) and int(value) >= 1
-
-
-def _silently(done: int, total: int) -> None:
-    """Tell nobody how far an ingest is."""
 
 
 def _segment_rows(rows: int | None) -> int:

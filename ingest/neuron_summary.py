@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+import logging
 from itertools import pairwise
 
 import numpy as np
 
-from ..queries.sparse_text import sparse_codes
+from ..queries.sparse_text import SparseCodes, sparse_codes
 from ..schema.arrays import RunShape
 from ..schema.catalog import Draft
 from ..schema.codes import CODE_LENGTH, CODE_VERSION
 from ..schema.components import Neuron
 from ..schema.layout import Layout
 from ..schema.snapshot import read_pool_vectors, read_static
+from ..schema.stages import stage
 from ..schema.tables import Model, Pool, Run
 from .by_neuron import Summary
 
+_LOG = logging.getLogger(__name__)
 MOST_PEAK_ROWS = 100_000_000
 TOP_IMAGES = 20  # in the catalogue; the arrays keep more
 
@@ -60,8 +63,6 @@ def summarize_neurons(
 
 def find_neuron_texts(draft: Draft, layout: Layout, run: Run, *, pool: Pool) -> None:
     """Sparse codes of every neuron's direction over a pool (T3.4), unless they are known."""
-    import pyarrow as pa
-
     known = draft.connection.execute(
         "SELECT 1 FROM neuron_text "
         "WHERE run_id = ? AND pool_id = ? AND m = ? AND NOT centered AND version = ? LIMIT 1",
@@ -72,27 +73,45 @@ def find_neuron_texts(draft: Draft, layout: Layout, run: Run, *, pool: Pool) -> 
     model = draft.session.get_one(Model, run.model_id)
     vectors = read_pool_vectors(layout, pool.name, model.weights_sha256)
     directions = read_static(layout, run.folder, "neuron_direction")
-    for layer, targets in zip(json.loads(run.neuron_layers), directions, strict=True):
-        codes = sparse_codes(targets, vectors, m=CODE_LENGTH, path=False)
-        neuron, place = np.nonzero(codes.picks >= 0)
-        count = len(neuron)
-        draft.insert(
-            "neuron_text",
-            pa.table(
-                {
-                    "run_id": pa.array(np.full(count, run.run_id, np.int32)),
-                    "layer": pa.array(np.full(count, layer, np.int32)),
-                    "neuron": neuron.astype(np.int32),
-                    "pool_id": pa.array(np.full(count, pool.pool_id, np.int32)),
-                    "m": pa.array(np.full(count, CODE_LENGTH, np.int32)),
-                    "centered": pa.array(np.zeros(count, np.bool_)),
-                    "version": pa.array(np.full(count, CODE_VERSION, np.int32)),
-                    "rank": (place + 1).astype(np.int32),
-                    "position": codes.picks[neuron, place].astype(np.int32),
-                    "coefficient": codes.coefficients[neuron, place],
-                }
-            ),
-        )
+    layers: list[int] = json.loads(run.neuron_layers)
+    done, count = 0, directions.shape[0] * directions.shape[1]
+    what = f"codes of {CODE_LENGTH} of {len(vectors):,} texts for {count:,} neurons"
+    with stage(_LOG, what, unit="neuron", delay=1) as work:
+        for layer, targets in zip(layers, directions, strict=True):
+            before = done
+            codes = sparse_codes(
+                targets,
+                vectors,
+                m=CODE_LENGTH,
+                path=False,
+                progress=lambda some, _, before=before: work.tell(before + some, count),
+            )
+            done += len(targets)
+            _take_codes(draft, run, pool=pool, layer=layer, codes=codes)
+
+
+def _take_codes(draft: Draft, run: Run, *, pool: Pool, layer: int, codes: SparseCodes) -> None:
+    import pyarrow as pa
+
+    neuron, place = np.nonzero(codes.picks >= 0)
+    count = len(neuron)
+    draft.insert(
+        "neuron_text",
+        pa.table(
+            {
+                "run_id": pa.array(np.full(count, run.run_id, np.int32)),
+                "layer": pa.array(np.full(count, layer, np.int32)),
+                "neuron": neuron.astype(np.int32),
+                "pool_id": pa.array(np.full(count, pool.pool_id, np.int32)),
+                "m": pa.array(np.full(count, CODE_LENGTH, np.int32)),
+                "centered": pa.array(np.zeros(count, np.bool_)),
+                "version": pa.array(np.full(count, CODE_VERSION, np.int32)),
+                "rank": (place + 1).astype(np.int32),
+                "position": codes.picks[neuron, place].astype(np.int32),
+                "coefficient": codes.coefficients[neuron, place],
+            }
+        ),
+    )
 
 
 def _take_tops(

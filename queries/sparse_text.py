@@ -9,6 +9,7 @@ float64 for 30,000 texts, is never formed. See `docs/mathematics.md`, "Sparse te
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -88,6 +89,7 @@ def sparse_codes(
     tolerance: float = _VANISHED,
     path: bool = True,
     memory: int = 1 << 30,
+    progress: Callable[[int, int], None] | None = None,
 ) -> SparseCodes:
     """Orthogonal matching pursuit of `targets` [n, E] in `atoms` [M, E] of unit length (T3.4).
 
@@ -97,6 +99,7 @@ def sparse_codes(
     where the residual's largest `|<r, t>|` is at most `tolerance` of the target's length, or its
     atom is a combination of those picked. `path` keeps the triangle that `SparseCodes.prefix`
     needs, 8 m^2 bytes a target. `memory` bounds the bytes used beside arguments and results.
+    `progress` is told targets done and in all.
 
     Raises `ValueError` for targets and atoms of different widths, atoms that are not of unit
     length, NaN or infinity, no atoms, an `m` below 1, a negative tolerance or too little memory.
@@ -128,6 +131,8 @@ def sparse_codes(
         if triangle is not None:
             triangle[part, :steps, :steps] = found.triangle
             triangle[part, range(steps, m), range(steps, m)] = 1
+        if progress is not None:
+            progress(min(start + block, count), count)
     return SparseCodes(picks, coefficients, counts, residual, cosine, along, triangle)
 
 

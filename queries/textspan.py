@@ -8,6 +8,8 @@ thesis and its published scripts differ.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -107,11 +109,13 @@ def textspans(
     m: int = 20,
     score: Score = "variance",
     normalize: bool = False,
+    progress: Callable[[int, int], None] | None = None,
 ) -> list[TextSpan]:
     """`textspan` of many heads, in order.
 
     `moment` [2, *heads, e+4, e+4] and `basis` [*heads, e+3, E]; everything else, and what is
-    raised, as for `textspan`. The pool is converted and measured once for all heads.
+    raised, as for `textspan`. The pool is converted and measured once for all heads; `progress` is
+    told heads done and in all.
     """
     _check(basis, texts, m=m, score=score)
     texts = np.asarray(texts, dtype=np.float64)
@@ -142,6 +146,8 @@ def textspans(
                 exhausted=len(picks) < m,
             )
         )
+        if progress is not None:
+            progress(len(found), math.prod(basis.shape[:-2]))
     return found
 
 

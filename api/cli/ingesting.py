@@ -15,7 +15,6 @@ from .. import ingesting
 from ..finalizing import finalize_run
 from ..printing import counted
 from ..store import open_store
-from .bar import image_bar
 from .options import Run, Store
 
 
@@ -115,44 +114,40 @@ def ingest(
 
     texts = read_pool(pool, name=slug(pool.stem)) if pool is not None else None
     allowed = None if memory is None else bytes_of(memory)
-    with image_bar() as bar:
-        done = ingesting.ingest(
-            images,
-            store,
-            model=model,
-            pretrained=pretrained,
-            run=run,
-            dataset=dataset,
-            heads=heads,
-            tokens=tokens,
-            head_tokens=head_tokens,
-            neurons=neurons,
-            neuron_input=neuron_input,
-            reference=reference,
-            memory=allowed,
-            pool=texts,
-            limit=limit,
-            where=where,
-            devices=devices,
-            part=None if part is None else _part(part),
-            precision=precision,
-            batch_size=batch_size,
-            segment_rows=segment_rows,
-            threads=threads,
-            workers=workers,
-            thumbnails=thumbnails,
-            storage=storage,
-            resume=resume,
-            progress=bar.tell,
-            notice=bar.say,
-        )
+    done = ingesting.ingest(
+        images,
+        store,
+        model=model,
+        pretrained=pretrained,
+        run=run,
+        dataset=dataset,
+        heads=heads,
+        tokens=tokens,
+        head_tokens=head_tokens,
+        neurons=neurons,
+        neuron_input=neuron_input,
+        reference=reference,
+        memory=allowed,
+        pool=texts,
+        limit=limit,
+        where=where,
+        devices=devices,
+        part=None if part is None else _part(part),
+        precision=precision,
+        batch_size=batch_size,
+        segment_rows=segment_rows,
+        threads=threads,
+        workers=workers,
+        thumbnails=thumbnails,
+        storage=storage,
+        resume=resume,
+    )
     typer.echo(_closing(store, done.run))
 
 
 def finalize(store: Store, run: Run = None) -> None:
     """Complete a run whose parts are all ingested."""
-    with image_bar() as bar:
-        name = finalize_run(store, run, notice=bar.say)
+    name = finalize_run(store, run)
     typer.echo(_closing(store, name))
 
 
