@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL.Image import Image
 
+    from ..ingest.rosetta.image_scores import Network
     from ..ingest.rosetta.inversion import Inversion
 
 _SHOWN = 192  # pixels a side, to look at
@@ -88,12 +89,19 @@ class Inverted:
         """Pictures of kept steps [kept, targets, starts, S, S, 3]; the last is the end."""
         return self._found.frames
 
-    def scores(self) -> dict[str, npt.NDArray[np.float32]]:
-        """PSNR and SSIM [targets] of `images` to their targets (Table 4.1)."""
-        from ..ingest.rosetta.image_scores import psnr, ssim
+    def scores(self, *, lpips: Network | None = None) -> dict[str, npt.NDArray[np.float32]]:
+        """PSNR and SSIM [targets] of `images` to their targets, and LPIPS (Table 4.1).
 
-        made, wanted = self._found.image, self._found.targets
-        return {"psnr": psnr(made, wanted), "ssim": ssim(made, wanted)}
+        LPIPS where its network is named: "alex", "vgg" or "squeeze". Raises `WeightsNotFound` where
+        that one's weights are neither on disk nor to be downloaded.
+        """
+        from ..ingest.rosetta import image_scores
+
+        pair = self._found.image, self._found.targets
+        found = {"psnr": image_scores.psnr(*pair), "ssim": image_scores.ssim(*pair)}
+        if lpips is not None:
+            found["lpips"] = image_scores.lpips(*pair, network=lpips)
+        return found
 
     def strip(self, most: int | None = 10) -> Image:
         """Kept steps side by side, a target and start a row; raises `BadTarget` without any."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from functools import reduce
@@ -10,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from ..queries.rosetta_tuples import correlated
 from ..schema.errors import BadQuestion, CheckpointMismatch
-from ..schema.zoo_errors import NoGenerator, NoMatches
+from ..schema.zoo_errors import BadLatent, NoGenerator, NoMatches
+from ..schema.zoo_files import as_json
 from .inverted import Inverted
-from .open_zoo import OpenZoo, ZooMember
+from .open_zoo import OpenZoo, ZooMember, check_correlation
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -63,7 +66,8 @@ class RosettaInversions:
         `members` gives models that no specification can load, by name. `progress` is told steps
         done and in all; by default a bar is shown on a terminal, False shows none. Raises
         `NoGenerator`, `NoMatches`, `UnknownMember`, `CheckpointMismatch` where a model has other
-        weights than were mined, and what `invert` and the loading of models raise.
+        weights, modules or preprocessing than were mined, and what `invert` and the loading of
+        models raise.
         """
         from ..ingest.rosetta.inversion import invert
 
@@ -75,7 +79,8 @@ class RosettaInversions:
         if settings.get("beta") == 0 and settings.get("loss") is not None:
             addresses = []
         if isinstance(settings.get("reader"), str):
-            settings["reader"] = load(self._zoo.member(settings["reader"]))
+            (reader,) = self._matched(settings["reader"])
+            settings["reader"] = load(reader)
         target = self._target(image)
         with _shown(progress, "inverting") as tell:
             found = invert(
@@ -165,7 +170,7 @@ class RosettaInversions:
         if isinstance(latent, int | np.integer) and not isinstance(latent, bool):
             start = generator.sample(1, int(latent))
         else:
-            start = np.asarray(latent, np.float32)
+            start = _numbers(latent)
         names = [self._generator.name, *(one.member.name for one in pairs)]
         with _shown(progress, "editing") as tell:
             found = edit(
@@ -197,7 +202,7 @@ class RosettaInversions:
 
     def _recorded(self, member: ZooMember) -> dict[str, Any]:
         (row,) = self._zoo.console.query(
-            """SELECT kind, spec, weights_sha256 FROM rosetta_model
+            """SELECT kind, spec, weights_sha256, modules, preprocessing FROM rosetta_model
                WHERE rosetta_id = ? AND name = ?""",
             [self._zoo.row["rosetta_id"], member.name],
         ).to_pylist()
@@ -238,11 +243,11 @@ class RosettaInversions:
         """Pairs with each model, of generator units with a match in all; and their addresses."""
         from ..ingest.rosetta.inversion import Pairs
 
+        check_correlation(min_correlation)
         generator, matched = self._generator, self._matched(models)
         k = self._zoo.k(neighbors)
         found = [self._zoo.buddies(generator.name, one.name, k=k) for one in matched]
-        if min_correlation is not None:
-            found = [one.where(one.correlation >= min_correlation) for one in found]
+        found = correlated(found, min_correlation)
         shared: npt.NDArray[np.int64] = reduce(np.intersect1d, [one.first for one in found])
         if not len(shared):
             msg = (
@@ -335,9 +340,26 @@ class RosettaInversions:
                     "mined; load those, or mine a new zoo with these."
                 )
                 raise CheckpointMismatch(msg)
+            modules = [[one.name, one.channels, *one.grid] for one in found.modules]
+            asked = as_json([modules, found.preprocessing])
+            if asked != [json.loads(recorded[name]) for name in ("modules", "preprocessing")]:
+                msg = (
+                    f"{member.name} has other hooked modules, or is shown pictures otherwise, than "
+                    f"when zoo {self._zoo.name!r} was mined with {recorded['spec']}; load it like "
+                    "that, or mine a new zoo."
+                )
+                raise CheckpointMismatch(msg)
             return found
 
         return load
+
+
+def _numbers(latent: Any) -> npt.NDArray[np.float32]:
+    try:
+        return np.asarray(latent, np.float32)
+    except (TypeError, ValueError) as error:
+        msg = f"{latent!r} is no latent; pass numbers, such as an inversion's `latent`, or a seed."
+        raise BadLatent(msg) from error
 
 
 @contextmanager

@@ -274,9 +274,11 @@ class OpenZoo:
     ) -> Merged:
         """Tuples of the anchor with some other models, and their concepts (T4.4)."""
         members, k = self.chosen(models), self.k(neighbors)
-        _check_correlation(min_correlation)
+        check_correlation(min_correlation)
         key = (*(one.name for one in members), min_correlation, k)
-        if key not in self._merged:
+        # Other threads may ask for others meanwhile: only what is held here is surely there.
+        found = self._merged.get(key)
+        if found is None:
             anchor = self.anchor.name
             pairs = [self.buddies(anchor, one.name, k=k) for one in members[1:]]
             if not pairs:
@@ -285,8 +287,9 @@ class OpenZoo:
             pairs = correlated(pairs, min_correlation)
             best = best_tuples(pairs)
             concepts = rosetta_concepts(best, self.buddies(anchor, anchor, k=k))
-            self._merged = {key: Merged(members, pairs, best, concepts)}
-        return self._merged[key]
+            found = Merged(members, pairs, best, concepts)
+            self._merged = {key: found}
+        return found
 
     def statistics(self, member: ZooMember) -> KeptStatistics:
         """Mean, variance and deadness of a model's units; read once."""
@@ -342,7 +345,8 @@ class OpenZoo:
         return self._layout.zoo_examples(self.row["folder"], self._label)
 
 
-def _check_correlation(given: float | None) -> None:
+def check_correlation(given: float | None) -> None:
+    """Raise `BadQuestion` for what is no lowest correlation."""
     number: Any = given
     if number is None or (
         isinstance(number, int | float | np.number)

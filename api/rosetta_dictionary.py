@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ..schema.errors import BadQuestion
 from ..schema.zoo_errors import NoMatches
 from .open_zoo import Merged, OpenZoo
 from .rosetta_heatmaps import MapCell, MapGrid, chosen_concepts, example_picture, unit_cell
@@ -27,7 +28,7 @@ def dictionary(
     names: list[str] = []
     for concept in chosen_concepts(zoo, merged, concepts):
         row = int(strongest[concept])
-        for image in _pictures(zoo, merged, row, images):
+        for image in example_pictures(zoo, merged, row=row, images=images):
             line = [MapCell(picture=example_picture(zoo, image))]
             line += [
                 unit_cell(zoo, merged, row=row, place=place, image=image)
@@ -39,9 +40,18 @@ def dictionary(
     return MapGrid(cells, rows=names, columns=columns)
 
 
-def _pictures(zoo: OpenZoo, merged: Merged, row: int, images: int | Sequence[int]) -> list[int]:
-    """The given pictures, or those in which a tuple's units are most active together."""
+def example_pictures(
+    zoo: OpenZoo, merged: Merged, *, row: int, images: int | Sequence[int]
+) -> list[int]:
+    """The given pictures, or so many in which a tuple's units are most active together.
+
+    `row` is the tuple's in `merged.best`. Raises `MapsNotStored`, `NoMatches` where none of its
+    units' maps are kept, or `BadQuestion`.
+    """
     if isinstance(images, Sequence):
+        if not images:
+            msg = "images=[] names no example pictures; give their numbers, or how many to show."
+            raise BadQuestion(msg)
         return [zoo.example(image) for image in images]
     count = min(whole(images, "images", least=1, of="example pictures"), len(zoo.pictures))
     peaks = [

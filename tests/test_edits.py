@@ -174,6 +174,8 @@ def test_copy_and_paste_starts_afresh_and_other_edits_from_the_latent() -> None:
         ("zoom", {"pairs": Pairs(READER, [0, 1], [0])}, BadPairs, "one length"),
         ("zoom", {"latent": torch.full((5,), math.nan)}, BadLatent, "no numbers"),
         ("zoom", {"latent": torch.zeros(2, 4)}, BadLatent, "of shape"),
+        ("zoom", {"latent": torch.tensor(3.5)}, BadLatent, "of shape"),
+        ("zoom", {"latent": torch.zeros(0, 5)}, BadLatent, "does not fit 0 images"),
         ("zoom", {"maps_from": "pixels"}, BadOptimization, "neither"),
         ("zoom", {"steps": 0}, BadOptimization, "steps=0"),
         ("zoom", {"alpha": -1.0}, BadOptimization, "alpha"),

@@ -304,6 +304,8 @@ NAN = torch.full((5,), math.nan)
         ({"start": NAN}, BadLatent, "no numbers"),
         ({"start": torch.zeros(4)}, BadLatent, "of shape"),
         ({"starts": 0}, BadLatent, "starts=0"),
+        ({"starts": 2.5}, BadLatent, "starts=2.5"),
+        ({"batch_size": 2.5}, BadOptimization, "batch_size=2.5"),
     ],
 )
 def test_bad_input_is_named_before_the_first_step(

@@ -252,6 +252,7 @@ QUESTIONS: dict[str, tuple[Callable[[RosettaView], Any], type[Exception], str]] 
     "heatmaps": (lambda z: z.heatmaps(0, "resnet", models="clip"), BadQuestion, "none of the mod"),
     "concept": (lambda z: z.dictionary([999]), BadQuestion, "share concepts 0 to"),
     "concepts": (lambda z: z.dictionary(0), BadQuestion, "ask for 1 or more"),
+    "no images": (lambda z: z.dictionary(1, []), BadQuestion, "names no example pictures"),
     "nothing": (
         lambda z: z.dictionary(min_correlation=0.999),
         NoMatches,

@@ -16,11 +16,13 @@ from torch import Tensor, nn
 from lensbase.api.inverted import Inverted
 from lensbase.api.mining import mine_rosetta
 from lensbase.api.rosetta import RosettaView
+from lensbase.ingest.rosetta import image_scores
 from lensbase.ingest.rosetta.generators import generator_member
 from lensbase.ingest.rosetta.inversion import Pairs, invert
 from lensbase.ingest.rosetta.members import model_member
 from lensbase.schema.errors import BadQuestion, CheckpointMismatch
 from lensbase.schema.zoo_errors import (
+    BadLatent,
     NoGenerator,
     NoMatches,
     UnknownEdit,
@@ -58,9 +60,9 @@ class Read(nn.Module):
         return self.relu(self.pool(pixels) * self.gain).mean((2, 3))
 
 
-def reader(gain: float = 1.0, name: str = "reader") -> Any:
-    black, white = (0.0,) * 3, (1.0,) * 3
-    return model_member(Read(gain), name=name, input_size=SIDE, mean=black, std=white)
+def reader(gain: float = 1.0, name: str = "reader", **settings: Any) -> Any:
+    inputs: dict[str, Any] = {"input_size": SIDE, "mean": (0.0,) * 3, "std": (1.0,) * 3} | settings
+    return model_member(Read(gain), name=name, **inputs)
 
 
 MEMBERS: dict[str, Any] = {"disks": generator_member(Draw(), name="disks"), "reader": reader()}
@@ -175,9 +177,41 @@ def test_bad_questions_are_named(zoo: Any, picture: Image.Image) -> None:
         zoo.edit(1, "lower", only=["reader:relu/0"], **WITH)
     with pytest.raises(BadQuestion, match="one must be"):
         zoo.visualize("reader:relu/0", picture, partner="reader:relu/1", **WITH)
-    others: dict[str, Any] = WITH | {"members": MEMBERS | {"reader": reader(2.0)}}
-    with pytest.raises(CheckpointMismatch, match="other weights"):
-        zoo.invert(picture, **others)
+    with pytest.raises(BadQuestion, match="from -1 to 1"):
+        zoo.invert(picture, min_correlation="half", **WITH)
+    with pytest.raises(NoMatches, match="not matched"):
+        zoo.invert(picture, loss="perceptual", reader="disks", **WITH)
+    with pytest.raises(BadLatent, match="'x' is no latent"):
+        zoo.edit("x", "zoom", **WITH)
+
+
+def test_a_model_other_than_the_mined_one_is_refused(zoo: Any, picture: Image.Image) -> None:
+    for other, said in (
+        (reader(2.0), "other weights"),
+        (reader(mean=(0.5,) * 3), "shown pictures otherwise"),
+        (reader(pattern="pool"), "other hooked modules"),
+    ):
+        others: dict[str, Any] = WITH | {"members": MEMBERS | {"reader": other}}
+        with pytest.raises(CheckpointMismatch, match=said):
+            zoo.invert(picture, **others)
+
+
+def test_scores_are_those_of_table_4_1(
+    zoo: Any, picture: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lpips(images: Any, others: Any, *, network: str) -> Any:
+        assert network == "vgg"
+        return np.abs(images.astype(float) - others).mean((1, 2, 3))
+
+    monkeypatch.setattr(image_scores, "lpips", lpips)
+    found = zoo.invert([picture, picture], steps=2, starts=2, **WITH)
+    assert found.scores().keys() == {"psnr", "ssim"}
+    scores = found.scores(lpips="vgg")
+    made = np.stack([np.asarray(one, float) for one in found.images])
+    wanted = np.stack([np.asarray(one, float) for one in found.targets])
+    np.testing.assert_allclose(scores["lpips"], np.abs(made - wanted).mean((1, 2, 3)))
+    error = ((made - wanted) ** 2).mean((1, 2, 3)) / 255**2
+    np.testing.assert_allclose(scores["psnr"], -10 * np.log10(error), rtol=1e-5)
 
 
 def test_a_zoo_without_a_generator_says_so(tmp_path: Path, picture: Image.Image) -> None:

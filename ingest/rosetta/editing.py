@@ -71,7 +71,7 @@ def edit(
         msg = f"{which}, so there is no map to edit; `only` names generator units out of the pairs."
         raise BadPairs(msg)
     source = to_tensor(latent)
-    images = 1 if source.shape == tuple(generator.latent) else len(source)
+    images = len(source) if source.ndim > len(generator.latent) else 1
     source = start_latents(generator, source, images=images, starts=1)
     if start is None and not how.afresh:
         first = source.repeat(1, starts, *[1] * len(generator.latent))

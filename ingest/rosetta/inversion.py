@@ -187,7 +187,7 @@ def start_latents(generator: GeneratorMember, start: Start, *, images: int, star
     Raises `BadLatent` for another shape, or values that are no numbers.
     """
     shape = tuple(generator.latent)
-    if isinstance(starts, bool) or starts < 1:
+    if not _is_count(starts):
         msg = f"starts={starts!r} is no number of starts; 1 or more are needed."
         raise BadLatent(msg)
     if start is None or isinstance(start, int | np.integer):
@@ -200,7 +200,7 @@ def start_latents(generator: GeneratorMember, start: Start, *, images: int, star
         given = given.expand(wanted)
     elif given.shape == (images, *shape) and starts == 1:
         given = given[:, None]
-    if given.shape != wanted:
+    if given.shape != wanted or not images:
         msg = (
             f"a start of shape {tuple(given.shape)} does not fit {images} images with {starts} "
             f"starts each; {generator.name!r} takes latents {list(shape)}, so it must be of shape "
@@ -228,7 +228,7 @@ def run(
 
     `guides` and `distance` are asked for a slice of images, each repeated for its starts.
     """
-    if isinstance(batch_size, bool) or batch_size < 1:
+    if not _is_count(batch_size):
         msg = f"batch_size={batch_size!r} is no number of latents; 1 or more are needed."
         raise BadOptimization(msg)
     images, repeats = starts.shape[:2]
@@ -272,6 +272,10 @@ def run(
         frame_steps=np.array(kept, np.int64),
         similarity=joined([one.similarity for one in found]),
     )
+
+
+def _is_count(number: Any) -> bool:
+    return isinstance(number, int) and not isinstance(number, bool) and number >= 1
 
 
 def statistics_of(statistics: Mapping[str, Statistics], name: str) -> Statistics:
