@@ -203,3 +203,15 @@ def test_the_whole_demonstration(tmp_path: Path) -> None:
                 [top["image_id"].tolist()],
             )
             assert shown[0]["scenes"] >= 25, f"{head}: {shown}"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.skipif(REDUCED, reason="1,600 samples of four models; test_rosetta_cli mines fewer")
+def test_it_mines_the_models_that_come_with_it(tmp_path: Path) -> None:
+    done = call("demo", "--images", SCENES, "--zoo", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    with open_store(tmp_path / "demo" / "demo.lens") as store:
+        zoo = store.rosetta("world")
+        assert list(zoo.models["model"]) == ["generator", "clip", "resnet", "mae"]
+        assert len(zoo.concepts()) >= 10

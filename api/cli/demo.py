@@ -12,12 +12,20 @@ from ..progress import run_progress
 from .guide import Guide
 from .tour import take_tour
 
+_MINING = """lensbase rosetta mine {store} --zoo world \\
+  --model generator=world:generator --model clip=world:clip \\
+  --model resnet=world:resnet --model mae=world:mae"""
+
 
 def demo(
     directory: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where it all goes.")] = Path(
         "demo"
     ),
     images: Annotated[int, typer.Option(min=16, help="How many scenes to draw.")] = 4000,
+    zoo: Annotated[
+        bool,
+        typer.Option("--zoo", help="Mine the four models that come with lensbase as well."),
+    ] = False,
 ) -> None:
     """Draw scenes, ingest them with the CLIP that comes with lensbase, and ask about them."""
     from ...ingest.demo import POOL, make_scenes
@@ -40,6 +48,9 @@ def demo(
         guide.shell(line)
     guide.say("Are all files as they were written, and do all parts add up to what the model says?")
     guide.shell(f"lensbase verify {_quoted(store)}")
+    if zoo:
+        guide.say("The units that this CLIP shares with three models that never saw it:")
+        guide.shell(_MINING.format(store=_quoted(store)))
     take_tour(guide, store, picture=directory / "heatmap.png")
 
 

@@ -101,9 +101,9 @@ clip.accuracy(shapes, where=alone, ablate="mlp")
 clip.accuracy(shapes, where=alone, ablate="attn[-3:]")"""
     )
     guide.say(
-        "All of this came from the store: no model was loaded to answer. Next: your own images, "
-        "`lensbase ingest --help`; every view and column, "
-        f"`lensbase info {place} --catalog`; every command, docs/cli.md."
+        "All of this came from the store: no model was loaded to answer. Next: look around in a "
+        f"browser, `lensbase serve {place}`; your own images, `lensbase ingest --help`; every view "
+        f"and column, `lensbase info {place} --catalog`; every command, docs/cli.md."
     )
 
 
