@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..schema.stages import stage
 from .store import open_store
 
 if TYPE_CHECKING:
     import os
 
     from .rosetta import RosettaView
+
+_LOG = logging.getLogger(__name__)
 
 
 def mine_rosetta(
@@ -31,7 +35,7 @@ def mine_rosetta(
     where: str | None = None,
     device: str = "auto",
     notice: Callable[[str], None] | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Callable[[str, int, int], None] | bool | None = None,
 ) -> RosettaView:
     """Find the units that several models share, keep them in a store, and open the zoo (T4.1-4.4).
 
@@ -41,7 +45,9 @@ def mine_rosetta(
     modules. Tuples and concepts go through the `anchor`: the generator, or the first model. Of
     each unit the `neighbors` nearest in every other model are kept; `memory` bytes hold the
     products, in several passes over the pictures where they are too few. `examples` pictures that
-    show the concepts are kept with the maps of matched units.
+    show the concepts are kept with the maps of matched units. A bar is shown on a terminal and in
+    notebooks: `progress=False` shows none, and a function is told what is done, and how many
+    pictures of how many; `notice` is told what is noticed.
     An interrupted mining goes on when asked again, and a model that joins later is mined against
     the rest alone. Needs `lensbase[ingest]`; raises as `lensbase.ingest.rosetta.job.mine_zoo` does.
     """
@@ -60,14 +66,18 @@ def mine_rosetta(
         device=device,
     )
     path = Path(store)
-    mine_zoo(
-        images,
-        path,
-        zoo=zoo,
-        models=models,
-        anchor=anchor,
-        options=options,
-        notice=notice,
-        progress=progress,
-    )
+    shown = False if callable(progress) else progress
+    with stage(_LOG, f"mining zoo {zoo}", unit="picture", progress=shown, notice=notice) as work:
+        mine_zoo(
+            images,
+            path,
+            zoo=zoo,
+            models=models,
+            anchor=anchor,
+            options=options,
+            notice=work.say,
+            progress=progress
+            if callable(progress)
+            else lambda what, done, total: work.tell(done, total, what),
+        )
     return open_store(path).rosetta(zoo)

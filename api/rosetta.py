@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..schema.snapshot import Snapshot
+from ..schema.stages import Progress
 from ..schema.zoo_errors import AmbiguousZoo
 from ..schema.zoos import unknown_zoo
 from .card import Card
@@ -130,6 +131,7 @@ class RosettaView(RosettaInversions):
         memory: int = 8_000_000_000,
         batch_size: int = 32,
         device: str = "auto",
+        progress: Progress = None,
     ) -> Result:
         """Whether matches hold: their correlations on pictures that the zoo was not mined on.
 
@@ -138,7 +140,8 @@ class RosettaView(RosettaInversions):
         `members` gives those that no specification can load. Columns `model_a`, `model_b`,
         `matches`, the means `mined`, `held_out` and `shuffled` (the same units paired anew),
         `median_change` and `largest_change` of a pair's correlation, and `within_005`, the share of
-        pairs that moved by at most 0.05. Needs `lensbase[ingest]`; raises as mining does.
+        pairs that moved by at most 0.05. `progress=False` shows no bar. Needs `lensbase[ingest]`;
+        raises as mining does.
         """
         from ..ingest.rosetta.mining_options import MiningOptions
 
@@ -153,7 +156,9 @@ class RosettaView(RosettaInversions):
         )
         named = [models] if isinstance(models, str) else models
         load = self._loader(members, device)
-        return held_out_rows(self._zoo, images, models=named, load=load, options=options)
+        return held_out_rows(
+            self._zoo, images, models=named, load=load, options=options, progress=progress
+        )
 
     def dictionary(
         self,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ..schema.errors import BadQuestion
+from ..schema.stages import Progress, stage
 from .open_zoo import OpenZoo, ZooMember
 from .result import Result
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 F32 = npt.NDArray[np.float32]
 
 _CLOSE = 0.05
+_LOG = logging.getLogger(__name__)
 
 
 def held_out_rows(
@@ -31,6 +34,7 @@ def held_out_rows(
     models: Sequence[str] | None,
     load: Callable[[ZooMember], Member],
     options: MiningOptions,
+    progress: Progress = None,
 ) -> Result:
     """A row for each pair of models: their best buddies on the mining images and on others."""
     import pyarrow as pa
@@ -61,7 +65,11 @@ def held_out_rows(
         )
         for pair, found in buddies.items()
     }
-    said = pair_correlations(loaded, pictures, units=units, memory=options.memory)
+    what = f"matches of zoo {zoo.name} on {len(pictures):,} other pictures"
+    with stage(_LOG, what, unit="picture", progress=progress) as work:
+        said = pair_correlations(
+            loaded, pictures, units=units, memory=options.memory, progress=work.tell
+        )
     rows = [_row(pair, found, said[pair].reshape(2, -1)) for pair, found in buddies.items()]
     return Result(
         pa.Table.from_pylist(rows),

@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 
 from ..store import open_store
-from .bar import image_bar
 from .ingesting import bytes_of
 from .options import Count, Csv, Json, Store
 from .rows import print_rows
@@ -90,25 +89,22 @@ def mine(
     from ..mining import mine_rosetta
 
     allowed = bytes_of(memory)
-    with image_bar() as bar:
-        found = mine_rosetta(
-            images,
-            store,
-            models=model or [],
-            zoo=zoo,
-            anchor=anchor,
-            samples=samples,
-            seed=seed,
-            neighbors=neighbors,
-            memory=allowed,
-            batch_size=batch_size,
-            examples=examples,
-            limit=limit,
-            where=where,
-            device=device,
-            notice=bar.say,
-            progress=lambda _, done, total: bar.tell(done, total),
-        )
+    found = mine_rosetta(
+        images,
+        store,
+        models=model or [],
+        zoo=zoo,
+        anchor=anchor,
+        samples=samples,
+        seed=seed,
+        neighbors=neighbors,
+        memory=allowed,
+        batch_size=batch_size,
+        examples=examples,
+        limit=limit,
+        where=where,
+        device=device,
+    )
     typer.echo(str(found.info()))
     typer.echo(f"Next: lensbase rosetta concepts {shlex.quote(str(store))} --zoo {zoo}")
 
