@@ -38,7 +38,7 @@ class Segmentation:
         self.values = values
         self.mask = mask
         self.text = text
-        self.threshold = threshold
+        self.threshold: Threshold = threshold
         self._background = background
 
     @property

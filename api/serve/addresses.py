@@ -11,6 +11,11 @@ def part(name: object) -> str:
     return quote(str(name), safe="")
 
 
+def segments(name: object) -> str:
+    """Several segments of a path, quoted: a unit's address has slashes and colons of its own."""
+    return quote(str(name), safe="/:@,")
+
+
 def address(path: str, asked: dict[str, Any] | None = None, **more: Any) -> str:
     """A path with a query; what is None, empty, False or 0 is left out, lists are repeated."""
     given = {name: value for name, value in ((asked or {}) | more).items() if value}

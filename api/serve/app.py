@@ -16,12 +16,23 @@ from .answers import Problem
 from .caching import Caching
 from .guards import Guards
 from .opened import ServedStore
-from .pages import runs, sql
+from .pages import heads, images, neurons, pictures, rosetta, rosetta_rows, run, runs, search, sql
 from .problems import answer_problems
 from .rendering import HERE, make_environment
 from .sql_process import SqlProcesses
 
-_PAGES = (runs.pages, sql.pages)
+_PAGES = (
+    runs.pages,
+    run.pages,
+    heads.pages,
+    neurons.pages,
+    images.pages,
+    pictures.pages,
+    search.pages,
+    rosetta.pages,
+    rosetta_rows.pages,
+    sql.pages,
+)
 
 _PROBLEMS = {
     400: "The address or the body is malformed.",

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
 from ..printing import cell, human_bytes
-from .addresses import address, part
+from .addresses import address, part, segments
 
 HERE = Path(__file__).parent
 
@@ -30,6 +30,8 @@ def make_environment(link: Link) -> Environment:
     environment.filters["cell"] = cell
     environment.filters["bytes"] = human_bytes
     environment.filters["part"] = part
+    environment.filters["segments"] = segments
+    environment.filters["literal"] = repr
     return environment
 
 

@@ -59,7 +59,7 @@ def zoos(store: Asked, limit: Limit = SHOWN, offset: Offset = 0) -> Rows:
 
 
 @pages.json.get("/texts")
-def texts(
+def pool_texts(
     store: Asked,
     pool: Annotated[str, Query(max_length=200, description="A pool's name.")],
     limit: Limit = SHOWN,
