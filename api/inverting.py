@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import contextmanager
 from functools import reduce
 from typing import TYPE_CHECKING, Any
 
@@ -13,20 +13,20 @@ import numpy.typing as npt
 
 from ..queries.rosetta_tuples import correlated
 from ..schema.errors import BadQuestion, CheckpointMismatch
+from ..schema.stages import Progress, stage
 from ..schema.zoo_errors import BadLatent, NoGenerator, NoMatches
 from ..schema.zoo_files import as_json
 from .inverted import Inverted
 from .open_zoo import OpenZoo, ZooMember, check_correlation
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
-
     from ..ingest.rosetta.inversion import Pairs
     from ..schema.zoo_files import KeptStatistics
 
 Models = str | Sequence[str] | None
-Progress = Callable[[int, int], None] | bool | None
 Addresses = list[tuple[str, str]]
+
+_LOG = logging.getLogger(__name__)
 
 
 class RosettaInversions:
@@ -64,10 +64,10 @@ class RosettaInversions:
         (1), `keep_every` and `batch_size`. beta=0 with a loss goes without guidance.
 
         `members` gives models that no specification can load, by name. `progress` is told steps
-        done and in all; by default a bar is shown on a terminal, False shows none. Raises
-        `NoGenerator`, `NoMatches`, `UnknownMember`, `CheckpointMismatch` where a model has other
-        weights, modules or preprocessing than were mined, and what `invert` and the loading of
-        models raise.
+        done and in all; by default a bar is shown on a terminal and in notebooks, False shows none.
+        Raises `NoGenerator`, `NoMatches`, `UnknownMember`, `CheckpointMismatch` where a model has
+        other weights, modules or preprocessing than were mined, and what `invert` and the loading
+        of models raise.
         """
         from ..ingest.rosetta.inversion import invert
 
@@ -82,13 +82,14 @@ class RosettaInversions:
             (reader,) = self._matched(settings["reader"])
             settings["reader"] = load(reader)
         target = self._target(image)
-        with _shown(progress, "inverting") as tell:
+        what = f"inverting into {self._generator.name}"
+        with stage(_LOG, what, unit="step", progress=progress) as work:
             found = invert(
                 load(self._generator),
                 target,
                 pairs=pairs,
                 statistics=self._statistics([self._generator.name, *names]),
-                progress=tell,
+                progress=work.tell,
                 **settings,
             )
         title = f"inversion into {self._generator.name}"
@@ -118,14 +119,15 @@ class RosettaInversions:
         ours, member, theirs = self._pair(unit, partner)
         pair = Pairs(load(member), [ours], [theirs])
         target = self._target(image)
-        with _shown(progress, "visualizing") as tell:
+        what = f"visualizing {unit}"
+        with stage(_LOG, what, unit="step", progress=progress) as work:
             found = visualize(
                 load(self._generator),
                 target,
                 pair=pair,
                 statistics=self._statistics([self._generator.name, member.name]),
                 starts=starts,
-                progress=tell,
+                progress=work.tell,
                 **settings,
             )
         addresses = [(str(self._generator.address(ours)), str(member.address(theirs)))]
@@ -172,7 +174,8 @@ class RosettaInversions:
         else:
             start = _numbers(latent)
         names = [self._generator.name, *(one.member.name for one in pairs)]
-        with _shown(progress, "editing") as tell:
+        what = f"editing by {change}"
+        with stage(_LOG, what, unit="step", progress=progress) as work:
             found = edit(
                 generator,
                 start,
@@ -181,7 +184,7 @@ class RosettaInversions:
                 statistics=self._statistics(names),
                 amounts=amounts,
                 only=chosen,
-                progress=tell,
+                progress=work.tell,
                 **(settings or {}),
             )
         title = f"{change} in {self._generator.name}"
@@ -360,24 +363,3 @@ def _numbers(latent: Any) -> npt.NDArray[np.float32]:
     except (TypeError, ValueError) as error:
         msg = f"{latent!r} is no latent; pass numbers, such as an inversion's `latent`, or a seed."
         raise BadLatent(msg) from error
-
-
-@contextmanager
-def _shown(progress: Progress, what: str) -> Generator[Callable[[int, int], None] | None]:
-    """What is told steps done and in all: a bar on a terminal where nothing else is asked for."""
-    if progress is False:
-        yield None
-        return
-    if callable(progress):
-        yield progress
-        return
-    from tqdm.auto import tqdm
-
-    # Where nothing is said, a bar is drawn on a terminal alone.
-    with tqdm(desc=what, unit="step", disable=None if progress is None else False) as bar:
-
-        def tell(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        yield tell

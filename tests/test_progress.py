@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import call
 from world_store import ingest_scenes
 
 from lensbase.schema.stages import is_watched, quiet, stage
@@ -167,3 +168,20 @@ def test_an_ingest_is_logged_by_the_modules_at_work(
     assert name == "lensbase.ingest.job"
     assert re.fullmatch(r"ingesting 32 images into run r took \d+\.\d s", last)
     assert capfd.readouterr() == ("", "")
+
+
+def test_the_command_line_logs_where_it_is_asked_to(scenes: Path, tmp_path: Path) -> None:
+    options = ["--limit", "16", "--heads", "none", "--workers", "0", "--threads", "1"]
+    done = call(
+        "--log",
+        "ingest",
+        tmp_path / "s.lens",
+        scenes / "manifest.csv",
+        "--model",
+        "world",
+        *options,
+    )
+    assert done.returncode == 0
+    first, last = done.stderr.splitlines()
+    assert first.endswith(" lensbase.ingest.job: ingesting 16 images into run world-scenes")
+    assert re.search(r"ingesting 16 images into run world-scenes took \d+\.\d s$", last)

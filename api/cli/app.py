@@ -43,11 +43,28 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
+def _log(wanted: bool) -> None:
+    if wanted:
+        import logging
+
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))
+        logger = logging.getLogger("lensbase")
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+
+
 @app.callback()
 def lensbase(
     _: Annotated[
         bool,
         typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+    __: Annotated[
+        bool,
+        typer.Option(
+            "--log", callback=_log, help="Log to stderr what begins and how long it took."
+        ),
     ] = False,
 ) -> None:
     """Ingest a vision model's inner workings once; answer every question after that offline."""
