@@ -108,3 +108,23 @@ def world_zoo(neuron_store: Path, tmp_path_factory: pytest.TempPathFactory) -> P
         )
 
     return made_once(tmp_path_factory, "zoo", make) / "s.lens"
+
+
+@pytest.fixture(scope="session")
+def shown_zoo(world_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of `world_zoo` whose zoo keeps maps of matched units on 8 example pictures."""
+    from lensbase.api.mining import mine_rosetta
+
+    def make(folder: Path) -> None:
+        shutil.copytree(world_zoo, folder / "s.lens", symlinks=True)
+        models = ["clip=world:clip", "resnet=world:resnet", "mae=world:mae"]
+        mine_rosetta(
+            world_zoo.parent / "manifest.csv",
+            folder / "s.lens",
+            models=models,
+            zoo="scenes",
+            batch_size=50,
+            examples=8,
+        )
+
+    return made_once(tmp_path_factory, "shown", make) / "s.lens"
