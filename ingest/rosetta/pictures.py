@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _THREADS = 4
 _AHEAD = 4  # batches that wait, decoded, for the models
+_SUBMITTED = 4096  # pictures that threads are told of at once: each takes memory
 
 
 class Pictures(Protocol):
@@ -135,11 +136,13 @@ def readable_pictures(
     content = hashlib.sha256()
     reader = _Reader(source)
     with ThreadPoolExecutor(_THREADS) as pool:
-        for row, digest in enumerate(pool.map(reader.digest, range(count))):
-            (bad if digest is None else good).append(row)
-            content.update(digest or b"")
-            if progress is not None:
-                progress(row + 1, count)
+        for start in range(0, count, _SUBMITTED):
+            rows = range(start, min(start + _SUBMITTED, count))
+            for row, digest in zip(rows, pool.map(reader.digest, rows), strict=True):
+                (bad if digest is None else good).append(row)
+                content.update(digest or b"")
+                if progress is not None:
+                    progress(row + 1, count)
     if not good:
         msg = f"none of the {count} images of {source.root} can be read; there is nothing to mine."
         raise NoImages(msg)
