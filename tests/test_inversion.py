@@ -293,6 +293,7 @@ NAN = torch.full((5,), math.nan)
         ({"target": ["disk.png"]}, BadTarget, "no pictures"),
         ({"alpha": -0.1}, BadOptimization, "alpha=-0.1"),
         ({"beta": math.inf}, BadOptimization, "beta=inf"),
+        ({"beta": 0}, BadOptimization, "nothing to match"),
         ({"steps": 0}, BadOptimization, "steps=0"),
         ({"rate": 0.0}, BadOptimization, r"rate=0\.0"),
         ({"regularizer": "l3"}, BadOptimization, "neither 'l2' nor 'l1'"),

@@ -112,6 +112,9 @@ def invert(
     `WeightsNotFound` (LPIPS without its weights).
     """
     terms = Terms(Schedule(steps, rate), alpha, beta, regularizer, keep_every)
+    if loss is None and beta == 0:
+        msg = "beta=0 without a loss= leaves nothing to match; give a loss, or a beta above 0."
+        raise BadOptimization(msg)
     groups = [pairs] if isinstance(pairs, Pairs) else list(pairs)
     if not groups and (loss is None or beta > 0):
         msg = (
