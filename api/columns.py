@@ -28,7 +28,28 @@ def arrow_column(values: Any) -> pa.Array:
         return pa.Array.from_buffers(pa.from_numpy_dtype(kept.dtype), len(kept), buffers)
     if isinstance(values, list) and values and _are_texts(cast("list[Any]", values)):
         return text_column(cast("list[str | None]", values))
+    if isinstance(values, list) and values and {type(one) for one in values} == {int}:
+        return arrow_column(np.array(values, np.int64))
+    if isinstance(values, list) and _are_lists_of_texts(cast("list[Any]", values)):
+        return _lists_column(cast("list[list[str]]", values))
     return pa.array(values)
+
+
+def _are_lists_of_texts(values: Sequence[Any]) -> bool:
+    return any(values) and all(
+        isinstance(one, list | tuple)
+        and all(isinstance(text, str) for text in cast("Sequence[Any]", one))
+        for one in values
+    )
+
+
+def _lists_column(values: Sequence[Sequence[str]]) -> pa.Array:
+    import pyarrow as pa
+
+    ends = np.zeros(len(values) + 1, np.int32)
+    np.cumsum([len(one) for one in values], out=ends[1:])
+    texts = text_column([text for one in values for text in one])
+    return pa.ListArray.from_arrays(arrow_column(ends), texts)
 
 
 def _are_texts(values: Sequence[Any]) -> bool:

@@ -48,3 +48,18 @@ def test_pandas_is_not_imported() -> None:
         "sys.exit('pandas' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_lists_of_texts_are_made_as_pyarrow_makes_them() -> None:
+    """Also where some are empty; 3 lists of 3 texts."""
+    lists = [["a", "b"], [], ["ü"]]
+    made = arrow_column(lists)
+    assert made.type == pa.list_(pa.string())
+    assert made.to_pylist() == lists
+    made.validate(full=True)
+
+
+def test_lists_of_whole_numbers_are_made_as_pyarrow_makes_them() -> None:
+    """64 bits wide, as pyarrow has them."""
+    made = arrow_column([3, -1, 2**40])
+    assert made.equals(pa.array([3, -1, 2**40]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -35,6 +36,7 @@ class Grid(BaseModel):
     most: float
     least: float = 0.0
     signed: bool = False
+    decimals: int = Field(default=2, description="Decimals with which numbers are told apart.")
     roles: dict[str, int] = Field(default_factory=dict[str, int])
 
 
@@ -58,8 +60,7 @@ def head_grid(heads: Sequence[Mapping[str, Any]], measure: str, roles: Mapping[s
     return Grid(
         columns=[f"H{head}" for head in range(width)],
         rows=[GridRow(name=f"L{layer}", cells=cells) for layer, cells in sorted(found.items())],
-        most=max(map(abs, values), default=0.0),
-        signed=any(value < 0 for value in values),
+        **_scale(values),
         roles={role: colors[role] for role in named if role in set(_roles_in(found))},
     )
 
@@ -84,9 +85,17 @@ def layer_strip(terms: Sequence[Mapping[str, Any]], measure: str) -> Grid:
             GridRow(name="ATTN", cells=[embed, *attention]),
             GridRow(name="MLP", cells=[None, *mlp]),
         ],
-        most=max(map(abs, values), default=0.0),
-        signed=any(value < 0 for value in values),
+        **_scale(values),
     )
+
+
+def _scale(values: Sequence[float]) -> dict[str, Any]:
+    most = max(map(abs, values), default=0.0)
+    return {
+        "most": most,
+        "signed": any(value < 0 for value in values),
+        "decimals": max(1 - math.floor(math.log10(most)), 0) if most > 0 else 0,
+    }
 
 
 def _roles_in(found: Mapping[int, Sequence[Cell | None]]) -> list[str]:

@@ -9,9 +9,10 @@ from fastapi import Query
 from pydantic import BaseModel, Field
 
 from ....schema.components import parse_head
-from ...head import HeadView
+from ....schema.errors import TextNotStored
 from ...run import RunView
 from ...store import Store
+from ..along import images_along
 from ..answers import Rows, rows_of
 from ..asked import Asked, AskedRun
 from ..asking import HeadName, K, Like, M, MaybeText, PoolName, named_image
@@ -100,7 +101,7 @@ def head_page(
         m=m,
         rows=span.rows,
         missing=span.missing,
-        directions=[_direction(view, row) for row in rows[:DIRECTIONS]],
+        directions=_directions(run, view.address, rows[:DIRECTIONS]),
         text=text,
         along=section(lambda: view.top_images(text, k=FOUND)) if text.strip() else None,
         to=to,
@@ -170,13 +171,22 @@ def pools_of(store: Store, run: RunView) -> list[str]:
     return made_once(run, "pools", listed)
 
 
-def _direction(view: HeadView, row: dict[str, Any]) -> Direction:
-    return Direction(
-        rank=row["rank"],
-        text=row["text"],
-        explained_variance=row["explained_variance"],
-        images=section(lambda: view.top_images(row["text"], k=ALONG)),
-    )
+def _directions(run: RunView, head: str, rows: list[dict[str, Any]]) -> list[Direction]:
+    texts = [row["text"] for row in rows]
+    try:
+        found = [Section(rows=rows_of(one)) for one in images_along(run, head, texts, ALONG)]
+    except TextNotStored as error:
+        # Vectors have names that no model can embed.
+        found = [Section(missing=str(error)) for _ in texts]
+    return [
+        Direction(
+            rank=row["rank"],
+            text=row["text"],
+            explained_variance=row["explained_variance"],
+            images=images,
+        )
+        for row, images in zip(rows, found, strict=True)
+    ]
 
 
 def _labels(store: Store, run: RunView, head: str) -> Rows:

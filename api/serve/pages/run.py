@@ -57,7 +57,7 @@ def run_page(store: Asked, run: AskedRun, measure: Chosen = "variance") -> RunPa
         measures=MEANINGS,
         heads=head_grid(heads, measure, roles),
         head_layers=list(shape.head_layers),
-        layers=layer_strip(made_once(run, "layers", run.layers.rows), "mean_share"),
+        layers=layer_strip(made_once(run, "layers", lambda: list(run.layers)), "mean_share"),
         top_heads=_top(heads, roles, measure, limit=TOP),
         neurons=shape.neurons * len(shape.neuron_layers),
         python=f"store.run({run.name!r})",
@@ -84,7 +84,7 @@ def layer_list(run: AskedRun, limit: Limit = 200, offset: Offset = 0) -> Rows:
 
 def heads_of(run: RunView) -> list[dict[str, Any]]:
     """Rows of the view `heads`, by layer and head; made once a generation."""
-    return made_once(run, "heads", run.heads.rows)
+    return made_once(run, "heads", lambda: list(run.heads))
 
 
 def roles_of(store: Store, run: RunView) -> dict[str, str]:
