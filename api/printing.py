@@ -72,7 +72,11 @@ def to_text(result: Result, *, shown: int = SHOWN) -> str:
 
     terminal = sys.stdout.isatty()
     console = Console(
-        file=StringIO(), force_terminal=terminal, width=None if terminal else PLAIN_WIDTH
+        file=StringIO(),
+        force_terminal=terminal,
+        # In a notebook rich would show a table of its own beside the text that is asked for.
+        force_jupyter=False,
+        width=None if terminal else PLAIN_WIDTH,
     )
     with console.capture() as capture:
         console.print(*renderables(result, console.width, shown=shown), sep="\n")

@@ -1,0 +1,3 @@
+from ..schema.stages import spare_widget_warning
+
+spare_widget_warning()

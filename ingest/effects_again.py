@@ -93,11 +93,13 @@ def effects_again(
     pass an image and neuron. `progress` is told images done and in all.
     Raises `ImageFileMissing`, or what `pictures_again` and `measure_effects` raise.
     """
-    means = Interventions(model.visual, layer).token_means(reference.batches(model))
     width = model.info.embed_dim
     step = max(1, _FORMED // (4 * width * max(1, len(pictures.keys))))
     starts = range(0, len(neurons), step)
     total = len(pictures.keys) * len(starts)
+    if progress is not None:
+        progress(0, total)
+    means = Interventions(model.visual, layer).token_means(reference.batches(model))
 
     def batches(done: int) -> Iterator[Tensor]:
         for batch in pictures.batches(model):

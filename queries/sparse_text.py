@@ -114,6 +114,8 @@ def sparse_codes(
     coefficients, residual = np.zeros((count, m)), np.zeros((count, m))
     cosine, along = np.zeros((count, m)), np.zeros((count, m))
     triangle = np.zeros((count, m, m)) if path else None
+    if progress is not None:
+        progress(0, count)
     for start in range(0, count, block):
         part = slice(start, start + block)
         given = np.asarray(targets[part], dtype=np.float64)

@@ -121,6 +121,8 @@ def textspans(
     texts = np.asarray(texts, dtype=np.float64)
     original = np.einsum("me,me->m", texts, texts)
     found: list[TextSpan] = []
+    if progress is not None:
+        progress(0, math.prod(basis.shape[:-2]))
     for head in np.ndindex(*basis.shape[:-2]):
         statistics = covariance(moment[(slice(None), *head)], normalize=normalize)
         span = head_span(basis[head])

@@ -6,8 +6,10 @@ Bars are drawn on a terminal's stderr and in notebooks, and nowhere else. What i
 
 from __future__ import annotations
 
+import importlib
 import sys
 import time
+import warnings
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -43,6 +45,17 @@ def is_watched() -> bool:
     # A process without a console has no stderr at all.
     error: object = sys.stderr
     return in_notebook() or (error is not None and sys.stderr.isatty())
+
+
+def spare_widget_warning() -> None:
+    """In a notebook, let no library warn that widgets for its progress bars are missing.
+
+    `tqdm.auto` does when it is first imported, and libraries of models import it.
+    """
+    if in_notebook():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            importlib.import_module("tqdm.auto")
 
 
 @contextmanager
