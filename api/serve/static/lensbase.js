@@ -143,4 +143,9 @@ document.addEventListener("keydown", (event) => {
   if (turn) document.querySelector(`a[rel="${turn}"]`)?.click();
 });
 
+// Where there is little room, what folds is folded.
+if (matchMedia("(max-width: 46rem)").matches) {
+  for (const part of all("details[data-folds]")) part.open = false;
+}
+
 wire(document);
