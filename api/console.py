@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,18 +16,28 @@ import numpy as np
 import numpy.typing as npt
 
 from ..schema.errors import BadSQL
+from ..schema.snapshot import QUERY_MEMORY
+from .printing import human_bytes
+from .statements import only_query
 
 if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
     from .derived_views import DerivedViews
+    from .sql_functions import SqlFunctions
 
 Parameters: TypeAlias = Sequence[Any] | Mapping[str, Any] | None
 
 SECONDS = 60.0
-
-_BATCH = 1_000
+_BATCH = 1_000  # rows
+_LESS = (
+    "queries may take: ask for fewer rows or columns, or let the query add them up. DuckDB's own "
+    "clients open current/lens.duckdb without this limit."
+)
+_RAISED = re.compile(
+    r".*?Python exception occurred while executing the UDF: \w+: (?P<message>.*)", re.DOTALL
+)
 
 
 @dataclass(frozen=True)
@@ -38,13 +49,21 @@ class Most:
 
 
 class Console:
-    """Runs queries; safe to use from several threads."""
+    """Runs queries; safe to use from several threads.
+
+    What is somebody's query sees `derived` results and `functions` of ours.
+    """
 
     def __init__(
-        self, connection: duckdb.DuckDBPyConnection, *, derived: DerivedViews | None = None
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        *,
+        derived: DerivedViews | None = None,
+        functions: SqlFunctions | None = None,
     ) -> None:
         self._connection = connection
         self._derived = derived
+        self._functions = functions
 
     def query(
         self, sql: str, parameters: Parameters = None, *, seconds: float = SECONDS
@@ -53,7 +72,7 @@ class Console:
 
         Raises `BadSQL` for what is no query, fails or takes long.
         """
-        return self._asked(sql, parameters, seconds=seconds, take=_all)
+        return self._asked(sql, parameters, seconds=seconds, take=_answer)
 
     def query_some(
         self, sql: str, parameters: Parameters = None, *, most: Most, seconds: float = SECONDS
@@ -78,18 +97,24 @@ class Console:
 
         cursor = self._connection.cursor()
         try:
-            statement = _only_query(cursor, sql)
+            statement = only_query(cursor, sql)
             if self._derived is not None:
                 self._derived.show(cursor, sql)
+            if self._functions is not None:
+                self._functions.show(cursor, sql)
             with time_limit(cursor, seconds):
                 found = take(cursor.sql(statement, params=_plain(parameters)))
+        except duckdb.OutOfMemoryException as error:
+            msg = f"the query needs more than the {human_bytes(QUERY_MEMORY)} that {_LESS}"
+            raise BadSQL(msg) from error
         except duckdb.InterruptException as error:
             msg = f"the query took longer than {seconds:g} s and was stopped; ask for less."
             raise BadSQL(msg) from error
         except duckdb.Error as error:
-            msg = f"DuckDB cannot run this query: {error}"
-            raise BadSQL(msg) from error
-        except (TypeError, UnicodeError) as error:
+            raise BadSQL(_told(error)) from error
+        except BadSQL:
+            raise
+        except (TypeError, ValueError) as error:
             msg = f"this is no query with parameters that DuckDB can take: {error}"
             raise BadSQL(msg) from error
         finally:
@@ -157,10 +182,6 @@ def time_limit(cursor: duckdb.DuckDBPyConnection, seconds: float) -> Generator[N
         timer.cancel()
 
 
-def _all(found: Any) -> pa.Table:
-    return found.to_arrow_table()
-
-
 def _first(found: Any, most: Most) -> tuple[pa.Table, bool]:
     import pyarrow as pa
 
@@ -184,21 +205,26 @@ def _first(found: Any, most: Most) -> tuple[pa.Table, bool]:
     return pa.Table.from_batches(batches, reader.schema), False
 
 
-def _only_query(cursor: duckdb.DuckDBPyConnection, sql: str) -> Any:
-    import duckdb
+def _answer(found: Any) -> pa.Table:
+    """All rows of a query; raises `BadSQL` where they are more than may be held."""
+    import pyarrow as pa
 
-    statements = cursor.extract_statements(sql)
-    if len(statements) != 1:
-        msg = f"this holds {len(statements)} statements; ask one query at a time."
-        raise BadSQL(msg)
-    kind = statements[0].type
-    if kind not in (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN):
-        msg = (
-            f"a store is read-only and answers queries, not {kind.name} statements: "
-            "write SELECT, FROM, WITH, DESCRIBE, SHOW, SUMMARIZE or EXPLAIN."
-        )
-        raise BadSQL(msg)
-    return statements[0]
+    reader = found.to_arrow_reader(_BATCH)
+    batches: list[pa.RecordBatch] = []
+    size = 0
+    for batch in reader:
+        size += batch.nbytes
+        if size > QUERY_MEMORY:
+            msg = f"the answer is larger than the {human_bytes(QUERY_MEMORY)} that {_LESS}"
+            raise BadSQL(msg)
+        batches.append(batch)
+    return pa.Table.from_batches(batches, reader.schema)
+
+
+def _told(error: duckdb.Error) -> str:
+    """DuckDB's message, or that of a function of ours, which DuckDB quotes."""
+    own = _RAISED.match(str(error))
+    return own["message"] if own else f"DuckDB cannot run this query: {error}"
 
 
 def _plain(parameters: Parameters) -> Any:

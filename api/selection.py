@@ -99,6 +99,11 @@ class RunImages:
         """The row of each image, -1 where the run has none."""
         return self._map.rows_of(np.asarray(image_ids, np.int64)).tolist()
 
+    def readable(self, image_ids: Rows) -> Rows:
+        """The row of each image [n], -1 where the run has none that could be read."""
+        rows = self._map.rows_of(image_ids)
+        return np.where((rows >= 0) & (self._map.status[rows] == _OK), rows, -1)
+
     def ids(self, rows: Rows) -> Rows:
         """The ids of the images in some rows."""
         return self._map.image_ids[rows]

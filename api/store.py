@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import threading
+import weakref
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +26,7 @@ from .printing import counted, human_bytes
 from .result import Result, Thumbnails
 from .rosetta import RosettaView, open_zoo
 from .run import RunView
+from .sql_functions import SqlFunctions
 
 if TYPE_CHECKING:
     import os
@@ -48,7 +50,15 @@ class Store:
         self._image_root = image_root
         self._load_models = load_models
         derived = DerivedViews(snapshot.layout, snapshot.connection)
-        self._console = Console(snapshot.connection, derived=derived)
+        itself = weakref.ref(self)
+
+        def opened(name: str) -> OpenRun:
+            store = itself()
+            assert store is not None
+            return store.run(name)._run  # pyright: ignore[reportPrivateUsage]
+
+        self._functions = SqlFunctions(snapshot.connection, opened)
+        self._console = Console(snapshot.connection, derived=derived, functions=self._functions)
         self._views: dict[str, RunView] = {}
         self._zoos: dict[str | None, RosettaView] = {}
         self._lock = threading.Lock()
@@ -56,8 +66,11 @@ class Store:
     def sql(self, query: str, params: Parameters = None, *, seconds: float = SECONDS) -> Result:
         """Answer a query on the views and tables of this store; it can reach nothing else.
 
-        `params` fill `?` (a list) or `$name` (a dict). It is stopped after `seconds`. Raises
-        `BadSQL` with DuckDB's message for what is no query, fails, or takes too long.
+        `params` fill `?` (a list) or `$name` (a dict). It is stopped after `seconds`. Beside
+        DuckDB's own functions there are `head_score(run, image_id, 'L22.H8', text)`,
+        `similarity(run, image_id, text)` and `neuron_norm(run, image_id, 'L9.N391')`, of stored
+        texts. Raises `BadSQL` with DuckDB's message for what is no query, fails, or takes too long
+        or too much memory.
         """
         table = self._console.query(query, params, seconds=seconds)
         return Result(table, thumbnails=self._thumbnails(table))
@@ -179,6 +192,7 @@ class Store:
 
     def close(self) -> None:
         """Let go of the catalogue; what was answered stays."""
+        self._functions.close()
         self._snapshot.connection.close()
 
     @cached_property

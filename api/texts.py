@@ -108,6 +108,15 @@ class RunTexts:
             out[place] = found[text]
         return out
 
+    def stored(self, texts: Sequence[str]) -> F32:
+        """Embeddings [n, d'] of stored texts; loads no model, but raises `TextNotStored`."""
+        found = self._stored(texts)
+        for text in texts:
+            if text not in found:
+                msg = f"{text!r} is not stored, and SQL takes stored texts alone. "
+                raise TextNotStored(msg + self._nearest(text))
+        return np.stack([found[text] for text in texts])
+
     def model(self) -> LoadedModel:
         """The run's model, loaded when first asked for.
 
@@ -166,6 +175,14 @@ class RunTexts:
             raise self._not_stored(texts[0], str(error)) from error
 
     def _not_stored(self, text: str, reason: str) -> TextNotStored:
+        msg = (
+            f"{text!r} is not stored, and the model of run {self._run['name']!r} cannot be loaded "
+            f"to embed it ({reason}). "
+        )
+        return TextNotStored(msg + self._nearest(text))
+
+    def _nearest(self, text: str) -> str:
+        """The stored texts nearest to one that is not, and how to store it."""
         near = self._console.rows(
             "SELECT text FROM (SELECT DISTINCT text FROM text "
             "WHERE pool_id IN (SELECT unnest(?::INTEGER[])) AND pool_id IN "
@@ -175,12 +192,10 @@ class RunTexts:
         )
         listed = ", ".join(repr(one) for (one,) in near)
         stored = f"The nearest stored texts are {listed}. " if near else "No text is stored yet. "
-        msg = (
-            f"{text!r} is not stored, and the model of run {self._run['name']!r} cannot be loaded "
-            f"to embed it ({reason}). {stored}`lensbase pool add {self._layout.root} FILE --name "
-            "NAME`, where the model is at hand, stores the texts of a file, one a line."
+        return (
+            f"{stored}`lensbase pool add {self._layout.root} FILE --name NAME`, where the model is "
+            "at hand, stores the texts of a file, one a line."
         )
-        return TextNotStored(msg)
 
     def _no_pool(self, name: str | None, embedded: list[str]) -> str:
         called = "NAME" if name is None or slug(name) != name else name

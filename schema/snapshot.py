@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,14 +23,21 @@ if TYPE_CHECKING:
     import duckdb
 
 
-# A console that reads the store must not reach anything else, and every connection of a
-# process to one file must be configured alike.
+# What queries of one process may hold of a store at once, in bytes.
+QUERY_MEMORY = min(2 << 30, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2)
+
+# A console that reads the store must not reach anything else, nor fill memory and disk; and every
+# connection of a process to one file must be configured alike.
 READ_ONLY_CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "enable_external_access": False,
     "autoinstall_known_extensions": False,
     "autoload_known_extensions": False,
     "allow_community_extensions": False,
+    "allow_persistent_secrets": False,
     "python_enable_replacements": False,
+    "memory_limit": f"{QUERY_MEMORY}B",
+    "max_temp_directory_size": "0KB",
+    "threads": min(8, os.cpu_count() or 1),
     "lock_configuration": True,
 }
 
