@@ -12,7 +12,9 @@ takes architecture and normalization from the files' description as the member d
 from __future__ import annotations
 
 import io
+from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -24,6 +26,7 @@ from shared_data import _shared
 from torch import Tensor
 from torch.nn import functional as F
 
+from lensbase.api.mining import mine_rosetta
 from lensbase.ingest.rosetta.members import HookedModel
 from lensbase.ingest.rosetta.sources import load_member
 
@@ -139,3 +142,26 @@ def test_every_relu_of_a_cifar_network_is_hooked(weights: Path) -> None:
     assert len(member.modules) == 19
     assert member.units == 7 * 16 + 6 * 32 + 6 * 64
     assert [member.modules[i].grid for i in (0, 7, 13)] == [(32, 32), (16, 16), (8, 8)]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_matches_of_cifar_networks_hold_on_other_pictures(
+    weights: Path, cifar10: Path, tmp_path: Path
+) -> None:
+    """The pictures lie sorted by class: both fifths are of all ten."""
+    names = ("resnet56", "resnet20", "resnet44")
+    models = [f"{one}=checkpoint:cifar_resnet:{one}@{weights / one}.safetensors" for one in names]
+    shown: dict[str, Any] = {"batch_size": 100}
+    zoo = mine_rosetta(
+        cifar10, tmp_path / "z.lens", models=models, where="hash(path) % 5 = 1", examples=0, **shown
+    )
+    rows = zoo.held_out(cifar10, where="hash(path) % 5 = 0", **shown).rows()
+    print(zoo.statistics(), *rows, sep="\n")  # noqa: T201
+    for row in rows:
+        assert row["matches"] > 1000, row
+        assert abs(row["held_out"] - row["mined"]) < 0.005, row
+        assert row["median_change"] < 0.01, row
+        assert row["within_005"] > 0.999, row
+        assert abs(row["shuffled"]) < 0.1 * row["held_out"], row
+    assert {(row["model_a"], row["model_b"]) for row in rows} == set(combinations(names, 2))
