@@ -25,7 +25,7 @@ def rows_where(console: Console, run: str, where: Where) -> npt.NDArray[np.int64
     # A run's name holds no quote: see `schema.components.check_name`.
     view = f"(SELECT * FROM images WHERE run = '{run}') AS images"
     try:
-        _check_expression(console, expression)
+        check_expression(console, expression)
         typed = f"SELECT (\n{expression}\n) AS wanted FROM {view}"
         kind = console.types(typed, parameters)["wanted"]
         if kind != "BOOLEAN":
@@ -57,11 +57,11 @@ def _parts(where: Where) -> tuple[str, Parameters]:
     raise BadSelection(msg)
 
 
-def _check_expression(console: Console, expression: str) -> None:
+def check_expression(console: Console, expression: str) -> None:
     """Refuse what only closes the parenthesis it is put in: `true) OR (true`, `1 THEN 1 END`.
 
     An expression parses between parentheses and in a CASE alike; a text that leaves the one
-    does not parse in the other.
+    does not parse in the other. Raises `BadSelection`, or DuckDB's error for what does not parse.
     """
     for around in ("SELECT 1 WHERE (\n{}\n)", "SELECT CASE WHEN\n{}\nTHEN 1 END"):
         statements = console.statements(around.replace("{}", expression))

@@ -16,7 +16,19 @@ from .answers import Problem
 from .caching import Caching
 from .guards import Guards
 from .opened import ServedStore
-from .pages import heads, images, neurons, pictures, rosetta, rosetta_rows, run, runs, search, sql
+from .pages import (
+    experiments,
+    heads,
+    images,
+    neurons,
+    pictures,
+    rosetta,
+    rosetta_rows,
+    run,
+    runs,
+    search,
+    sql,
+)
 from .problems import answer_problems
 from .rendering import HERE, make_environment
 from .sql_process import SqlProcesses
@@ -29,6 +41,7 @@ _PAGES = (
     images.pages,
     pictures.pages,
     search.pages,
+    experiments.pages,
     rosetta.pages,
     rosetta_rows.pages,
     sql.pages,
