@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import re
 import threading
+from bisect import bisect_right
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -182,6 +184,10 @@ def time_limit(cursor: duckdb.DuckDBPyConnection, seconds: float) -> Generator[N
         timer.cancel()
 
 
+def _size(batch: pa.RecordBatch, rows: int) -> int:
+    return batch.slice(0, rows).nbytes
+
+
 def _first(found: Any, most: Most) -> tuple[pa.Table, bool]:
     import pyarrow as pa
 
@@ -191,9 +197,7 @@ def _first(found: Any, most: Most) -> tuple[pa.Table, bool]:
     for batch in reader:
         rows = min(batch.num_rows, left.rows)
         if batch.nbytes > left.bytes:
-            # Rows of a batch may differ much in size: halve until they fit.
-            while rows and batch.slice(0, rows).nbytes > left.bytes:
-                rows //= 2
+            rows = bisect_right(range(rows + 1), left.bytes, key=partial(_size, batch)) - 1
         if rows < batch.num_rows and not rows and not batches:
             msg = f"one row takes more than {most.bytes:,} bytes; ask for fewer columns."
             raise BadSQL(msg)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ...schema.errors import ExtraMissing, PortTaken, TokenNeeded
+from ..serve.hosts import is_loopback
 from .options import Store
 
 if TYPE_CHECKING:
@@ -52,11 +53,12 @@ def serve(
     ] = False,
 ) -> None:
     """Serve a store to browsers and programs, read-only, until Ctrl-C."""
+    loopback = is_loopback(host)
+    token = _checked(token or None, host, loopback=loopback)
     try:
         import uvicorn
 
         from ..serve.app import create_app
-        from ..serve.guards import is_loopback
     except ImportError as error:
         if (error.name or "").partition(".")[0] not in _EXTRA:
             raise
@@ -65,12 +67,11 @@ def serve(
             '`pip install "lensbase[serve]"` installs it.'
         )
         raise ExtraMissing(msg) from error
-    token = _checked(token or None, host, loopback=is_loopback(host))
     app = create_app(
         store,
         image_root=image_root,
         token=token,
-        loopback=is_loopback(host),
+        loopback=loopback,
         new_texts=not stored_texts_only,
     )
     with _listening(host, port) as listening:

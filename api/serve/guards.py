@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import html
-import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from .hosts import is_loopback_authority
 from .rendering import render
 
 MOST_URL = 8 * 1024
@@ -35,7 +35,6 @@ HEADERS = {
 }
 
 _MALFORMED = re.compile(rb"%(?![0-9A-Fa-f]{2})")
-_AUTHORITY = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::\d{1,5})?")
 
 
 @dataclass(frozen=True)
@@ -147,20 +146,6 @@ class Guards:
     def _is_cookie(self, given: str) -> bool:
         wanted = self._cookie_value().encode()
         return hmac.compare_digest(given.encode("utf-8", "replace"), wanted)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host's name or number is always this machine's own."""
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
-
-
-def is_loopback_authority(authority: str) -> bool:
-    """Whether a Host header, with or without a port, is always this machine's own."""
-    matched = _AUTHORITY.fullmatch(authority)
-    return matched is not None and is_loopback(matched["name"])
 
 
 _TOO_LARGE = _Refusal(413, "BodyTooLarge", f"a question may be {MOST_BODY // 1024} KiB long.")

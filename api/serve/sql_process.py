@@ -13,6 +13,7 @@ import signal
 import threading
 from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -118,7 +119,14 @@ class _Process:
             self._process = context.Process(
                 target=serve_queries, args=(self._path, theirs), name="lensbase-sql", daemon=True
             )
-            self._process.start()
+            # Ctrl-C is for the server, which closes the pipe; a process inherits what is blocked.
+            # Starting multiprocessing's own tracker would unblock it again.
+            resource_tracker.ensure_running()
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            try:
+                self._process.start()
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
             theirs.close()
 
     def answer(self, question: _Question) -> tuple[pa.Table, bool]:
@@ -160,7 +168,6 @@ class _Process:
 
 def serve_queries(path: Path, pipe: Connection) -> None:
     """Answer the queries that come through a pipe, one after the other, until it is closed."""
-    # The server hears Ctrl-C and closes the pipe.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_DATA, (_MEMORY, resource.getrlimit(resource.RLIMIT_DATA)[1]))
     from ..store import open_store
