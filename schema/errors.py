@@ -336,6 +336,10 @@ class FolderTaken(LensbaseError, FileExistsError):
     """A folder to write into that holds something else already."""
 
 
+class ExportFailed(LensbaseError, RuntimeError):
+    """A page of a store that cannot be written as a file."""
+
+
 # Serving
 
 

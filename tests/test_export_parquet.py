@@ -60,7 +60,7 @@ def test_rows_are_grouped_so_that_memory_is_bounded(
     monkeypatch.setattr("lensbase.api.exporting._ROWS", 2048)
     told: list[tuple[int, int]] = []
     with open_store(world_zoo) as store:
-        rows = export_parquet(store, tmp_path / "t", tell=lambda *said: told.append(said))
+        rows = export_parquet(store, tmp_path / "t", progress=lambda *said: told.append(said))
     facts = parquet.read_metadata(tmp_path / "t" / "neuron_peaks.parquet")
     groups = [facts.row_group(place).num_rows for place in range(facts.num_row_groups)]
     assert max(groups) <= 2048
@@ -98,7 +98,7 @@ def test_a_failed_export_leaves_nothing(world_zoo: Path, tmp_path: Path) -> None
             raise BadSQL
 
     with open_store(world_zoo) as store, pytest.raises(BadSQL):
-        export_parquet(store, tmp_path / "out", tell=fail)
+        export_parquet(store, tmp_path / "out", progress=fail)
     assert not list(tmp_path.iterdir())
 
 

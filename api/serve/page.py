@@ -72,8 +72,9 @@ def _rendered(facts: Callable[..., BaseModel], template: str) -> Callable[..., H
         request = _taken(facts, given)
         found = facts(**given)
         add_links(found, request, given)
-        data = f"/api{address_of(request)}"
-        content = render(request.app.state.environment, template, found, request=request, data=data)
+        environment = request.app.state.environment
+        data = environment.globals["link"](f"/api{address_of(request)}")
+        content = render(environment, template, found, request=request, data=data)
         return HTMLResponse(content, getattr(request.state, "status", 200))
 
     asked = {REQUEST: Request}

@@ -17,8 +17,11 @@ Link: TypeAlias = Callable[[str], str | None]
 """From a page's path, such as `/runs/r/heads/L6.H2`, to its address; None where it has none."""
 
 
-def make_environment(link: Link) -> Environment:
-    """Templates whose links `link` resolves; values are escaped, missing ones an error."""
+def make_environment(link: Link, *, live: bool = True) -> Environment:
+    """Templates whose links `link` resolves; values are escaped, missing ones an error.
+
+    Where nobody answers, not `live`, they leave out what asks.
+    """
     environment = Environment(
         loader=FileSystemLoader(HERE / "templates"),
         autoescape=select_autoescape(default=True, default_for_string=True),
@@ -26,7 +29,7 @@ def make_environment(link: Link) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals.update({"link": link, "address": address})  # pyright: ignore[reportCallIssue, reportArgumentType]
+    environment.globals.update({"link": link, "address": address, "live": live})  # pyright: ignore[reportCallIssue, reportArgumentType]
     environment.filters["cell"] = cell
     environment.filters["bytes"] = human_bytes
     environment.filters["part"] = part

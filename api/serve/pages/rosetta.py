@@ -30,6 +30,7 @@ from ..zoos import (
 
 pages = Pages("rosetta")
 
+LISTED = 25
 DICTIONARY = 6
 BESIDE = 2
 EXAMPLES = 8
@@ -102,7 +103,7 @@ class UnitPage(BaseModel):
 
 @pages.page("/rosetta/{zoo}", "rosetta.html")
 def zoo_page(
-    store: Asked, zoo: AskedZoo, text: MaybeText = "", *, limit: Limit = 25, offset: Offset = 0
+    store: Asked, zoo: AskedZoo, text: MaybeText = "", *, limit: Limit = LISTED, offset: Offset = 0
 ) -> ZooPage:
     """A zoo: models, pairs, the dictionary, and its concepts, the strongest first."""
     merged, missing = _merged(zoo)
