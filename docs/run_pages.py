@@ -1,6 +1,7 @@
 """Run the examples of a page and paste what they print: `python docs/run_pages.py PAGE...`.
 
-Every `pycon` block of a page is a piece of one Python session, run from the repository's root.
+Every `pycon` block of a page is a piece of one Python session, run from the repository's root. An
+`sql` block is put to the session's `store`, and the answer comes into the `text` block after it.
 With `--check`, pages stay as they are and the examples only have to run.
 """
 
@@ -16,7 +17,11 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-_BLOCK = re.compile(r"(?<=```pycon\n).*?(?=\n```)", re.DOTALL)
+_BLOCK = re.compile(
+    r"(?<=```pycon\n)(?P<pycon>.*?)(?=\n```)"
+    r"|(?<=```sql\n)(?P<sql>.*?)\n```\n(?:\n```text\n.*?\n```\n)?",
+    re.DOTALL,
+)
 _PROMPTS = (">>> ", "... ")
 
 
@@ -40,6 +45,8 @@ def run_page(text: str) -> str:
     namespace: dict[str, Any] = {"__name__": "__main__"}
 
     def answered(block: re.Match[str]) -> str:
+        if (query := block["sql"]) is not None:
+            return f"{query}\n```\n\n```text\n{namespace['store'].sql(query)}\n```\n"
         return "\n".join(_answered(example, namespace) for example in _examples(block[0]))
 
     return _BLOCK.sub(answered, text)
