@@ -70,7 +70,7 @@ class Heatmap:
         `options` are those of `picture`.
         """
         buffer = BytesIO()
-        self.picture(**options).save(buffer, "PNG")
+        self.picture(**options).save(buffer, "PNG", compress_level=1)  # 4 times faster
         if path is not None:
             Path(path).write_bytes(buffer.getvalue())
         return buffer.getvalue()
