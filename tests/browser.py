@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, Response, sync_playwright
+from served import served
 
 from lensbase.api import open_store
 
@@ -54,6 +56,27 @@ def pages_of(store: Path) -> dict[str, str]:
         "unit": f"/rosetta/{zoo.name}/units/{unit}",
         "sql": f"/sql?{urlencode({'query': QUERY})}",
     }
+
+
+@dataclass(frozen=True)
+class Site:
+    """A served store: `home` is its address, `pages` one of each kind of page within it."""
+
+    store: Path
+    home: str
+    pages: dict[str, str]
+    browser: Browser
+
+    def visit(self, **options: Any) -> AbstractContextManager[Page]:
+        """A window of its own; see `visit`."""
+        return visit(self.browser, self.home, **options)
+
+
+@contextmanager
+def site_of(store: Path) -> Generator[Site]:
+    """Serve a store to a browser."""
+    with served(store, "--stored-texts-only") as (home, _), chromium() as browser:
+        yield Site(store, home, pages_of(store), browser)
 
 
 @contextmanager
