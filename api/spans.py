@@ -20,6 +20,7 @@ from ..schema.stages import stage
 from .candidates import Candidates, Pool, candidates_of
 from .kept_spans import Picks, SpanQuestion, depths_for, find_kept, keep
 from .open_run import KeptHead, OpenRun
+from .printing import counted
 from .selection import Selection
 from .whole_numbers import whole
 
@@ -132,7 +133,7 @@ def _computed(
     if not moment[0, 0, -1, -1]:
         raise _no_image()
     texts = question.candidates.vectors
-    what = f"TEXTSPAN of {len(heads)} heads over {len(texts):,} texts"
+    what = f"TEXTSPAN of {counted(len(heads), 'head')} over {counted(len(texts), 'text')}"
     with stage(_LOG, what, unit="head", delay=1) as work:
         found = textspans(
             moment,

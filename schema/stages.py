@@ -108,7 +108,8 @@ class Stage:
             if drawn is not None:
                 drawn.close()
         _drawing.set(self)
-        self._what, self._bar = what, self._new(done, total)
+        self._what = what
+        self._bar = self._new(done, total)
 
     def say(self, message: str) -> None:
         """Log what begins or is noticed, and show it below the bar of what has ended."""
@@ -135,7 +136,7 @@ class Stage:
         return tqdm(
             total=total,
             initial=done,
-            desc=self._what or None,
+            desc=f"{self._what}: " if self._what else None,
             unit=f" {self._unit}s",
             bar_format=_FORMAT,
             delay=self._delay,

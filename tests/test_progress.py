@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shutil
 import subprocess
 import sys
 import termios
@@ -32,8 +33,8 @@ with stage(log, "outer work", unit="unit"{options}) as outer:
         outer.tell(done, 50)
         time.sleep(0.02)
     with stage(log, "inner work", unit="text") as inner:
-        inner.tell(0, 2)
-        inner.tell(2, 2)
+        inner.tell(0, 2, "texts")
+        inner.tell(2, 2, "texts")
 print("end")
 """
 
@@ -74,7 +75,7 @@ def test_a_terminal_sees_a_bar_with_rate_and_time_left() -> None:
     assert len(told) >= 5
     assert re.search(r" 00:00 left", told[-1])
     # Work within other work begins below its bar, and nothing moves the cursor up.
-    assert re.search(r"50 of 50 units[^\r\n]*\r*\n[^\n]*100% \|█+\| 2 of 2 texts", shown)
+    assert re.search(r"50 of 50 units[^\r\n]*\r*\n[^\n]*texts: 100% \|█+\| 2 of 2 texts", shown)
     assert "\x1b[A" not in shown
 
 
@@ -170,18 +171,13 @@ def test_an_ingest_is_logged_by_the_modules_at_work(
     assert capfd.readouterr() == ("", "")
 
 
-def test_the_command_line_logs_where_it_is_asked_to(scenes: Path, tmp_path: Path) -> None:
-    options = ["--limit", "16", "--heads", "none", "--workers", "0", "--threads", "1"]
-    done = call(
-        "--log",
-        "ingest",
-        tmp_path / "s.lens",
-        scenes / "manifest.csv",
-        "--model",
-        "world",
-        *options,
-    )
-    assert done.returncode == 0
-    first, last = done.stderr.splitlines()
-    assert first.endswith(" lensbase.ingest.job: ingesting 16 images into run world-scenes")
-    assert re.search(r"ingesting 16 images into run world-scenes took \d+\.\d s$", last)
+def test_the_command_line_logs_where_it_is_asked_to(world_store: Path, tmp_path: Path) -> None:
+    path = tmp_path / "s.lens"
+    shutil.copytree(world_store, path, symlinks=True)
+    texts = ["head", "texts", path, "L7.H7", "--where", "image_id < 90", "-m", "2"]
+    logged, plain = call("--log", *texts), call(*texts)
+    assert (plain.returncode, plain.stderr) == (0, "")
+    assert (logged.returncode, logged.stdout) == (0, plain.stdout)
+    first, last = logged.stderr.splitlines()
+    assert re.search(r"^[-0-9 :,]+ lensbase.api.spans: TEXTSPAN of 1 head over 4 texts$", first)
+    assert re.search(r" TEXTSPAN of 1 head over 4 texts took \d+\.\d s$", last)
