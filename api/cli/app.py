@@ -10,6 +10,7 @@ from . import (
     adversarial,
     classes,
     demo,
+    exporting,
     heads,
     images,
     ingesting,
@@ -81,6 +82,7 @@ app.command("accuracy")(classes.accuracy)
 app.command("adversarial")(adversarial.adversarial)
 app.command("verify")(upkeep.verify)
 app.command("copy")(upkeep.copy)
+app.command("export")(exporting.export)
 app.command("annotate")(roles.annotate)
 app.command("annotations")(roles.list_annotations)
 app.command("compact")(roles.compact)
