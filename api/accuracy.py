@@ -21,6 +21,7 @@ from .open_run import OpenRun
 from .printing import counted
 from .result import Result
 from .selection import Images, Selection
+from .tabular import Tabular
 from .where import Where
 from .whole_numbers import whole
 
@@ -51,9 +52,10 @@ class Change(Protocol):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Accuracy:
+class Accuracy(Tabular):
     """How many images are classified right; `float()` of it is the share of all of them.
 
+    `.df()`, `.save(path)` and the like take its `groups` elsewhere.
     `counts` are images and right predictions of each group, `predicted` places among the classes
     by row, `ablated` the addresses whose effects were replaced, `asked` how these were named. What
     it is compared with (`before`, `random`) is computed when it is first asked for.
@@ -123,6 +125,10 @@ class Accuracy:
             "predicted": classes[self.predicted],
         }
         return Result.of(columns, note=self.note)
+
+    def table(self) -> Result:
+        """The `groups`: a row a group, or one row where there are none."""
+        return self.groups
 
     @property
     def note(self) -> str | None:

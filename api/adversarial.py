@@ -133,6 +133,9 @@ class Adversarial:
 
     __repr__ = __str__
 
+    def _repr_html_(self) -> str:
+        return self.table._repr_html_()  # pyright: ignore[reportPrivateUsage]
+
 
 def describe(
     prompt: str,

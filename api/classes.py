@@ -54,7 +54,11 @@ class ClassQuestions:
         chosen = self._run.images.select(images, where)
         means = None if mean_over is None else self._run.images.select(mean_over)
         ablation = prepare(self._run, components, mean_over=means, zero=zero)
-        return Values(ablation.representations(chosen.rows), image_ids=chosen.image_ids)
+        return Values(
+            ablation.representations(chosen.rows),
+            image_ids=chosen.image_ids,
+            thumbnails=self._run.thumbnails_of,
+        )
 
     def accuracy(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -64,6 +65,10 @@ class Fooled:
         )
 
     __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        said = escape(str(self).partition("\n")[0])
+        return f"<p>{said}</p>{self.rows._repr_html_()}"  # pyright: ignore[reportPrivateUsage]
 
 
 @dataclass(frozen=True, eq=False)

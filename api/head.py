@@ -44,7 +44,7 @@ class HeadView:
         factors = head_factors(value, scale, dtype=np.float32)
         norms = scale[:, 2] if normalize else None
         found = head_contribution(factors, self._run.basis(self._head), norms)
-        return Values(found, image_ids=chosen.image_ids)
+        return Values(found, image_ids=chosen.image_ids, thumbnails=self._run.thumbnails_of)
 
     def factors(self, images: Images = None, *, where: Where = None) -> Values:
         """The attention-weighted values u [k, e] that the contributions are made of (T2.6).
@@ -53,7 +53,7 @@ class HeadView:
         """
         chosen = self._run.images.select(images, where)
         found = self._run.arrays["head_value"].read(chosen.rows, *self._place)
-        return Values(found, image_ids=chosen.image_ids)
+        return Values(found, image_ids=chosen.image_ids, thumbnails=self._run.thumbnails_of)
 
     def textspan(
         self,

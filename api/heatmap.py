@@ -17,6 +17,7 @@ from .backdrops import backdrop
 if TYPE_CHECKING:
     import os
 
+    from matplotlib.axes import Axes
     from PIL.Image import Image
 
 
@@ -74,6 +75,16 @@ class Heatmap:
         if path is not None:
             Path(path).write_bytes(buffer.getvalue())
         return buffer.getvalue()
+
+    def plot(self, *, ax: Axes | None = None, **options: Any) -> Axes:
+        """Draw the picture with matplotlib; `options` are those of `picture`."""
+        from .plots import new_axes
+
+        ax = ax or new_axes(3, 3.2)
+        ax.imshow(np.asarray(self.picture(**options)))
+        ax.set(xticks=[], yticks=[])
+        ax.set_title(self.text, fontsize=9, wrap=True)
+        return ax
 
     def save(self, path: str | os.PathLike[str], **options: Any) -> Path:
         """Write the picture (`.png`, `.webp`, `.jpg`) or the scores (`.npy`); return the path.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,6 +51,10 @@ class HeatmapGrid:
             line[0].set_ylabel(row[0].head or "all heads")
         return figure
 
+    def plot(self, **options: Any) -> Figure:
+        """The same as `figure`: a matplotlib figure."""
+        return self.figure(**options)
+
     def png(self, path: str | os.PathLike[str] | None = None, **options: Any) -> bytes:
         """The figure as PNG bytes, also written to `path` where given."""
         buffer = BytesIO()
@@ -75,6 +80,9 @@ class HeatmapGrid:
 
     def __getitem__(self, row: int) -> list[Heatmap]:
         return self._heatmaps[row]
+
+    def __iter__(self) -> Iterator[list[Heatmap]]:
+        return iter(self._heatmaps)
 
     def __len__(self) -> int:
         return len(self._heatmaps)

@@ -246,7 +246,12 @@ class ImageView:
         return dict(zip(names, values, strict=True))
 
     def _values(self, array: npt.NDArray[Any], *, components: list[str] | None = None) -> Values:
-        return Values(array, image_ids=np.array([self.image_id]), components=components)
+        return Values(
+            array,
+            image_ids=np.array([self.image_id]),
+            thumbnails=self._run.thumbnails_of,
+            components=components,
+        )
 
     def _direction(
         self, text: str, *, relative_to: Any, debias: Debias

@@ -123,6 +123,7 @@ class NeuronView:
         return Values(
             np.stack(columns, axis=1),
             image_ids=chosen.image_ids,
+            thumbnails=self._run.thumbnails_of,
             components=["norm", "coefficient"],
         )
 
@@ -140,7 +141,7 @@ class NeuronView:
         effects = x.astype(np.float32)[:, None] * self.direction + self.mean_effect
         if shared:
             effects += constant_share(self._run, self._neuron.place, chosen.rows)
-        return Values(effects, image_ids=chosen.image_ids)
+        return Values(effects, image_ids=chosen.image_ids, thumbnails=self._run.thumbnails_of)
 
     def activation_map(self, image: Any) -> Heatmap:
         """Its activation at each patch of an image, from what its MLP read there.

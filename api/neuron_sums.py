@@ -32,7 +32,7 @@ def neuron_sum(
     found = run.neurons.array("neuron_sum").read(chosen.rows, place).astype(np.float32)
     if shared:
         found += run.neurons.count * constant_share(run, place, chosen.rows)
-    return Values(found, image_ids=chosen.image_ids)
+    return Values(found, image_ids=chosen.image_ids, thumbnails=run.thumbnails_of)
 
 
 def is_shared(bias: Bias | None) -> bool:

@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 from io import BytesIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..schema.errors import BadQuestion
+from .optional import library
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy.typing as npt
     from matplotlib.axes import Axes
 
     from .result import Result
 
 # What a reader wants to see first, where a result has it.
-_TELLING = ("score", "accuracy", "explained_variance", "mean_share", "share", "mean_norm", "norm")
+_TELLING = (
+    "score",
+    "accuracy",
+    "explained_variance",
+    "mean_share",
+    "share",
+    "mean_norm",
+    "norm",
+    "length",
+)
 _NAMING = ("text", "component", "key", "label", "pool", "run")
+_MOST_TICKS = 40
 _COUNTING = ("rank", "row", "image_id", "layer", "head", "position")
 
 
@@ -66,8 +80,27 @@ def _number(result: Result) -> str | None:
     return next(iter([*telling, *rest, *numbers]), None)
 
 
+def plot_matrix(
+    shades: npt.NDArray[np.floating[Any]],
+    *,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    ax: Axes | None,
+) -> Axes:
+    """Shade numbers [rows, columns]; of many columns some are named."""
+    ax = ax or new_axes(min(2 + 0.3 * len(columns), 12), 1.2 + 0.3 * len(rows))
+    drawn = ax.imshow(shades, aspect="auto", cmap="viridis", interpolation="nearest")
+    step = -(-len(columns) // _MOST_TICKS)
+    ax.set_xticks(range(0, len(columns), step), columns[::step], rotation=90, fontsize=8)
+    ax.set_yticks(range(len(rows)), rows, fontsize=8)
+    if (figure := ax.get_figure()) is not None:
+        figure.colorbar(drawn, ax=ax)
+    return ax
+
+
 def new_axes(width: float, height: float) -> Axes:
     """Axes of a figure of their own, in inches."""
+    library("matplotlib")
     import matplotlib.pyplot as plt
 
     _, ax = plt.subplots(figsize=(width, height), layout="constrained")

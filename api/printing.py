@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 SHOWN = 20
 PLAIN_WIDTH = 160
 _LONGEST = 60  # of one value in a table
+_LONGEST_HTML = 300
 
 
 def counted(number: int, thing: str) -> str:
@@ -123,8 +124,11 @@ def _fitting(names: list[str], rows: list[list[str]], width: int) -> int:
 
 
 def _short(text: str) -> str:
-    text = " ".join(text.split()) if "\n" in text else text
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
+    return _clipped(" ".join(text.split()) if "\n" in text else text, _LONGEST)
+
+
+def _clipped(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def to_html(result: Result) -> str:
@@ -135,7 +139,7 @@ def to_html(result: Result) -> str:
     head = "".join(f"<th>{escape(name)}</th>" for name in names)
     body: list[str] = []
     for place, row in enumerate(first):
-        cells = [escape(cell(row[name])) for name in result.columns]
+        cells = [escape(_clipped(cell(row[name]), _LONGEST_HTML)) for name in result.columns]
         if pictures:
             cells.insert(0, _picture(pictures[place]))
         body.append("<tr>" + "".join(f"<td>{one}</td>" for one in cells) + "</tr>")

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from ..schema.errors import BadQuestion, UnknownColumn
 from .columns import arrow_column
+from .optional import library
 
 if TYPE_CHECKING:
     import os
@@ -72,15 +73,12 @@ class Result:
 
     def df(self) -> pd.DataFrame:
         """The rows as a pandas frame; raises ImportError without pandas."""
+        library("pandas")
         return self._table.to_pandas()
 
     def pl(self) -> pl.DataFrame:
         """The rows as a polars frame; raises ImportError without polars."""
-        import polars as pl
-
-        frame = pl.from_arrow(self._table)
-        assert isinstance(frame, pl.DataFrame)
-        return frame
+        return library("polars").from_arrow(self._table)
 
     def rows(self) -> list[dict[str, Any]]:
         """The rows as dicts of Python values."""
@@ -91,8 +89,7 @@ class Result:
 
         Raises ImportError without torch and `BadQuestion` for a column that holds no numbers.
         """
-        import torch
-
+        torch = library("torch")
         if isinstance(columns, str):
             return torch.from_numpy(np.array(self._numbers(columns)))
         if columns is None:
@@ -106,10 +103,9 @@ class Result:
         Raises `BadQuestion` for another suffix.
         """
         path = Path(path)
-        if path.suffix not in _WRITERS:
-            msg = f"{path.name!r} names no format; end it in .parquet, .csv or .json."
-            raise BadQuestion(msg)
-        _WRITERS[path.suffix](self, path)
+        if path.suffix not in WRITERS:
+            raise no_format(path, list(WRITERS))
+        WRITERS[path.suffix](self, path)
         return path
 
     def plot(self, *, ax: Axes | None = None, limit: int = 20) -> Axes:
@@ -224,6 +220,12 @@ def _write_json(result: Result, path: Path) -> None:
     path.write_text(json.dumps(rows, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
+def no_format(path: Path, suffixes: Sequence[str]) -> BadQuestion:
+    """What to raise for a file whose suffix names no format that can be written."""
+    *most, last = suffixes
+    return BadQuestion(f"{path.name!r} names no format; end it in {', '.join(most)} or {last}.")
+
+
 def jsonable(value: Any) -> Any:
     """The nearest JSON: NaN and infinity become null, bytes base64, dates ISO texts."""
     from base64 import b64encode
@@ -241,4 +243,4 @@ def jsonable(value: Any) -> Any:
     return value.isoformat() if hasattr(value, "isoformat") else str(value)
 
 
-_WRITERS = {".parquet": _write_parquet, ".csv": _write_csv, ".json": _write_json}
+WRITERS = {".parquet": _write_parquet, ".csv": _write_csv, ".json": _write_json}

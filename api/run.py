@@ -65,7 +65,7 @@ class RunView(ClassQuestions, NeuronQuestions):
         """
         chosen = self._run.images.select(images, where)
         found = self._run.arrays["representation"].read(chosen.rows)
-        return Values(found, image_ids=chosen.image_ids)
+        return Values(found, image_ids=chosen.image_ids, thumbnails=self._run.thumbnails_of)
 
     def layer_effects(self, images: Images = None, *, where: Where = None) -> Values:
         """The residual terms [k, 2L+1, d'] that add up to M(I); `components` names them (T2.4).
@@ -75,7 +75,12 @@ class RunView(ClassQuestions, NeuronQuestions):
         chosen = self._run.images.select(images, where)
         found = self._run.arrays["layer"].read(chosen.rows)
         components = layer_terms(self._run.shape.layers)
-        return Values(found, image_ids=chosen.image_ids, components=components)
+        return Values(
+            found,
+            image_ids=chosen.image_ids,
+            thumbnails=self._run.thumbnails_of,
+            components=components,
+        )
 
     def encode_text(self, texts: str | Sequence[str]) -> Values:
         """Unit-length embeddings [n, d'] of texts in the run's joint space.

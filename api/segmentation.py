@@ -17,6 +17,7 @@ from .backdrops import backdrop
 if TYPE_CHECKING:
     import os
 
+    from matplotlib.axes import Axes
     from PIL.Image import Image
 
 
@@ -62,6 +63,27 @@ class Segmentation:
         mixed = strength * paint + (1 - strength) * np.asarray(crop, np.float64)
         return Image.fromarray(np.rint(mixed).astype(np.uint8))
 
+    def png(self, path: str | os.PathLike[str] | None = None, **options: Any) -> bytes:
+        """The picture as PNG bytes, also written to `path` where given.
+
+        `options` are those of `picture`.
+        """
+        buffer = BytesIO()
+        self.picture(**options).save(buffer, "PNG")
+        if path is not None:
+            Path(path).write_bytes(buffer.getvalue())
+        return buffer.getvalue()
+
+    def plot(self, *, ax: Axes | None = None, **options: Any) -> Axes:
+        """Draw the picture with matplotlib; `options` are those of `picture`."""
+        from .plots import new_axes
+
+        ax = ax or new_axes(3, 3.2)
+        ax.imshow(np.asarray(self.picture(**options)))
+        ax.set(xticks=[], yticks=[])
+        ax.set_title(self.text, fontsize=9, wrap=True)
+        return ax
+
     def save(self, path: str | os.PathLike[str], **options: Any) -> Path:
         """Write the picture (`.webp`, `.jpg`), the mask (`.png`, 0 and 255) or the heat (`.npy`).
 
@@ -88,9 +110,7 @@ class Segmentation:
         return np.array(self.mask, dtype=dtype, copy=copy)
 
     def _repr_png_(self) -> bytes:
-        buffer = BytesIO()
-        self.picture().save(buffer, "PNG")
-        return buffer.getvalue()
+        return self.png()
 
     def __repr__(self) -> str:
         height, width = self.mask.shape

@@ -24,10 +24,13 @@ from .segmentation import check_threshold
 from .segmentation_methods import Method, NeuronMethod, TokenMethod, check_method
 from .selection import Images, Selection
 from .sql_text import quoted
+from .tabular import Tabular
 from .where import Where
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from matplotlib.axes import Axes
 
 Target: TypeAlias = Literal["label", "predicted"]
 F64: TypeAlias = npt.NDArray[np.float64]
@@ -37,14 +40,14 @@ _BLOCK_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
-class SegmentationScores:
+class SegmentationScores(Tabular):
     """What Table 2.4 reports of a method, and each image's part in it.
 
     `pixel_accuracy` is the share of all labelled pixels that are right; `iou` that of background
     and foreground from pixels added up over all images, `miou` their mean; `map` the mean over
     images of their average precision. `foreground_map` is that of the foreground alone: where
-    objects are small, the background lifts `map` for any heatmap. `images` has a row an image,
-    `note` says what was passed over.
+    objects are small, the background lifts `map` for any heatmap. `images` has a row an image
+    (`.df()`, `.save(path)` and the like take these elsewhere), `note` says what was passed over.
     """
 
     pixel_accuracy: float
@@ -54,6 +57,24 @@ class SegmentationScores:
     iou: tuple[float, float]
     images: Result
     note: str | None = None
+
+    def table(self) -> Result:
+        """The `images`."""
+        return self.images
+
+    def plot(self, *, ax: Axes | None = None) -> Axes:
+        """Bars of the four scores with matplotlib."""
+        from .plots import new_axes
+
+        names = ("pixel accuracy", "mIoU", "mAP", "mAP of the foreground")
+        scores = (self.pixel_accuracy, self.miou, self.map, self.foreground_map)
+        ax = ax or new_axes(6, 2)
+        bars = ax.barh(range(len(names)), scores)
+        ax.bar_label(bars, fmt="%.3f")
+        ax.set_yticks(range(len(names)), names)
+        ax.set_xlim(0, 1.1)
+        ax.invert_yaxis()
+        return ax
 
     def card(self) -> Card:
         """The scores at a glance."""
@@ -70,7 +91,8 @@ class SegmentationScores:
         return str(self.card())
 
     def _repr_html_(self) -> str:
-        return self.card()._repr_html_()  # pyright: ignore[reportPrivateUsage]
+        shown = (self.card(), self.images)
+        return "".join(one._repr_html_() for one in shown)  # pyright: ignore[reportPrivateUsage]
 
 
 def evaluate_segmentation(

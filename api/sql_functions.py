@@ -24,6 +24,7 @@ import numpy.typing as npt
 
 from ..queries.factors import head_factors
 from ..queries.retrieval import fold, head_scores
+from .columns import nullable_column, raw_numbers
 from .open_run import OpenRun
 from .run_neurons import KeptNeuron
 from .sql_text import quoted
@@ -125,8 +126,6 @@ class SqlFunctions:
 
         May be called from several threads. Raises what our own views raise.
         """
-        import pyarrow as pa
-
         answers = {
             "head_score": self._head_scores,
             "similarity": self._similarities,
@@ -148,7 +147,7 @@ class SqlFunctions:
                 continue
             arguments = [(codes[places], values) for codes, values in rest]
             out[places] = answers[name](opened, rows, *arguments)
-        return pa.array(out, mask=np.isnan(out))
+        return nullable_column(out)
 
     def _head_scores(self, run: OpenRun, rows: I64, heads: Coded, texts: Coded) -> F32:
         out = np.empty(len(rows), np.float32)
@@ -274,14 +273,20 @@ def _kind(parameter: str) -> str:
 
 def _coded(column: Column) -> Coded:
     """A column of texts as places [n] among its different values, -1 for NULL."""
-    encoded = column.combine_chunks().dictionary_encode()
-    return encoded.indices.fill_null(-1).to_numpy().astype(np.int64), encoded.dictionary.to_pylist()
+    encoded = column.combine_chunks().dictionary_encode(null_encoding="encode")
+    values = encoded.dictionary.to_pylist()
+    places = np.array([-1 if value is None else at for at, value in enumerate(values)], np.int64)
+    return places[raw_numbers(encoded.indices, np.int32)], values
 
 
 def _numbers(column: Column) -> tuple[I64, npt.NDArray[np.bool_]]:
     """A column of whole numbers [n], and where it is not NULL."""
-    known = column.is_valid().to_numpy(zero_copy_only=False)
-    return column.fill_null(-1).to_numpy(), known
+    merged = column.combine_chunks()
+    bits = merged.buffers()[0]
+    if bits is None or not merged.null_count:
+        return raw_numbers(merged, np.int64), np.ones(len(merged), np.bool_)
+    known = np.unpackbits(np.frombuffer(bits, np.uint8), bitorder="little").astype(np.bool_)
+    return raw_numbers(merged, np.int64), known[merged.offset : merged.offset + len(merged)]
 
 
 def _groups(codes: I64, places: I64) -> Iterator[tuple[int, I64]]:
