@@ -128,3 +128,16 @@ def shown_zoo(world_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
         )
 
     return made_once(tmp_path_factory, "shown", make) / "s.lens"
+
+
+@pytest.fixture(scope="session")
+def page_store(neuron_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of `neuron_store` for pages, which keep what they compute; with a pool of markup."""
+    from lensbase.api.pools import add_pool
+
+    def make(folder: Path) -> None:
+        shutil.copytree(neuron_store, folder / "s.lens", symlinks=True)
+        markup = ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "{{ 7 * 7 }}"]
+        add_pool(folder / "s.lens", markup, name="markup")
+
+    return made_once(tmp_path_factory, "pages", make) / "s.lens"

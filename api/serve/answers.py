@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, get_args
 from urllib.parse import parse_qsl, quote, urlencode
 
 from fastapi import Query, Request, Response
@@ -84,8 +84,8 @@ def has_rows(model: Any) -> bool:
     if issubclass(model, Rows):
         return True
     field = model.model_fields.get("rows")
-    kind = None if field is None else field.annotation
-    return isinstance(kind, type) and issubclass(kind, Rows)
+    kinds = () if field is None else get_args(field.annotation) or (field.annotation,)
+    return any(isinstance(kind, type) and issubclass(kind, Rows) for kind in kinds)
 
 
 def add_links(answer: BaseModel, request: Request, asked: Mapping[str, Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, TypeAlias
 
 from fastapi import Path, Query
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field
 
 LONGEST = 500
 
@@ -31,10 +31,10 @@ Like: TypeAlias = Annotated[
     str, Query(max_length=LONGEST, description="An image's number or key; empty for none.")
 ]
 Layer: TypeAlias = Annotated[
-    int | None,
+    Annotated[int, Field(ge=0, le=10_000)] | None,
     # A form sends its empty choice as an empty text.
     BeforeValidator(lambda given: None if given == "" else given),
-    Query(ge=0, le=10_000, description="A layer, from 0; by default all kept ones."),
+    Query(description="A layer, from 0; by default all kept ones."),
 ]
 
 
