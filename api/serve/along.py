@@ -15,7 +15,7 @@ from .kept import inside
 _BLOCK = 8192
 
 
-def images_along(run: RunView, head: str, texts: Sequence[str], k: int) -> list[Result]:
+def images_along(run: RunView, head: str, texts: Sequence[str], *, k: int) -> list[Result]:
     """For each text what `HeadView.top_images(text, k=k)` gives, less its note.
 
     Raises `TextNotStored`, `HeadNotStored` or `BadAddress`.

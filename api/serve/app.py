@@ -33,7 +33,7 @@ from .problems import answer_problems
 from .rendering import HERE, make_environment
 from .sql_process import SqlProcesses
 
-_PAGES = (
+PAGES = (
     runs.pages,
     run.pages,
     heads.pages,
@@ -116,7 +116,7 @@ def create_app(
     app.state.sql = processes
     app.state.environment = make_environment(lambda path: path)
     api = APIRouter(prefix="/api")
-    for pages in _PAGES:
+    for pages in PAGES:
         api.include_router(pages.json)
         app.include_router(pages.html)
     app.include_router(api)

@@ -73,6 +73,7 @@ def head_page(
     store: Asked,
     run: AskedRun,
     head: HeadName,
+    *,
     pool: PoolName = None,
     m: M = 20,
     text: MaybeText = "",
@@ -121,6 +122,7 @@ def head_textspan(
     run: AskedRun,
     head: HeadName,
     pool: PoolName = None,
+    *,
     m: M = 20,
     normalize: bool = False,
 ) -> Rows:
@@ -133,6 +135,7 @@ def head_images(
     run: AskedRun,
     head: HeadName,
     text: MaybeText = "",
+    *,
     rank: Rank = None,
     k: K = 10,
     normalize: bool = False,
@@ -144,7 +147,7 @@ def head_images(
 
 @pages.json.get("/runs/{run}/heads/{head}/nearest")
 def head_nearest(
-    run: AskedRun, head: HeadName, to: Like, k: K = 10, normalize: bool = False
+    run: AskedRun, head: HeadName, to: Like, *, k: K = 10, normalize: bool = False
 ) -> Rows:
     """The images in which a head writes what it writes in one of them."""
     return rows_of(run.head(head).nearest_images(named_image(to), k, normalize=normalize))
@@ -174,7 +177,7 @@ def pools_of(store: Store, run: RunView) -> list[str]:
 def _directions(run: RunView, head: str, rows: list[dict[str, Any]]) -> list[Direction]:
     texts = [row["text"] for row in rows]
     try:
-        found = [Section(rows=rows_of(one)) for one in images_along(run, head, texts, ALONG)]
+        found = [Section(rows=rows_of(one)) for one in images_along(run, head, texts, k=ALONG)]
     except TextNotStored as error:
         # Vectors have names that no model can embed.
         found = [Section(missing=str(error)) for _ in texts]

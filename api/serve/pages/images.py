@@ -60,6 +60,7 @@ def gallery(
     run: AskedRun,
     facet: Facets = [],  # noqa: B006 - pydantic copies it
     text: MaybeText = "",
+    *,
     limit: Shown = SHOWN,
     offset: Offset = 0,
 ) -> Gallery:
@@ -111,6 +112,7 @@ def image_page(
     store: Asked,
     run: AskedRun,
     image_id: ImageId,
+    *,
     text: MaybeText = "",
     head: HeadAsked = "",
     relative_to: MaybeText = "",
@@ -166,6 +168,7 @@ def image_concepts(
     run: AskedRun,
     image_id: ImageId,
     layer: Layer = None,
+    *,
     pool: PoolName = None,
     k: K = 10,
     m: M = 16,
@@ -192,6 +195,7 @@ def image_heatmap(
     run: AskedRun,
     image_id: ImageId,
     text: Text,
+    *,
     head: HeadAsked = "",
     relative_to: MaybeText = "",
     debias: Debiased = "true",
@@ -214,7 +218,9 @@ class Mask(BaseModel):
 
 
 @pages.json.get("/runs/{run}/images/{image_id}/segment")
-def image_segment(run: AskedRun, image_id: ImageId, text: Text, method: Method = "tokens") -> Mask:
+def image_segment(
+    run: AskedRun, image_id: ImageId, text: Text, *, method: Method = "tokens"
+) -> Mask:
     """Where a text is, as a mask of the crop."""
     found = run.image(image_id).segment(text, method=method)
     mask = ["".join("01"[int(one)] for one in row) for row in found.mask.tolist()]
@@ -222,7 +228,7 @@ def image_segment(run: AskedRun, image_id: ImageId, text: Text, method: Method =
 
 
 @pages.json.get("/runs/{run}/images/{image_id}/nearest")
-def image_nearest(run: AskedRun, image_id: ImageId, k: K = 10, normalize: bool = False) -> Rows:
+def image_nearest(run: AskedRun, image_id: ImageId, k: K = 10, *, normalize: bool = False) -> Rows:
     """The images whose representations are nearest to an image's."""
     return rows_of(run.nearest_images(image_id, k, normalize=normalize))
 

@@ -47,6 +47,7 @@ def neuron_list(
     run: AskedRun,
     sort: Sort = "explained_variance",
     layer: Layer = None,
+    *,
     text: MaybeText = "",
     limit: Limit = SHOWN,
     offset: Offset = 0,
@@ -105,7 +106,7 @@ class NeuronPage(BaseModel):
 
 @pages.page("/runs/{run}/neurons/{neuron}", "neuron.html")
 def neuron_page(
-    store: Asked, run: AskedRun, neuron: NeuronName, pool: PoolName = None, m: M = 16
+    store: Asked, run: AskedRun, neuron: NeuronName, *, pool: PoolName = None, m: M = 16
 ) -> NeuronPage:
     """A neuron: its texts with signs, its images, its norms, and neurons like it."""
     view = run.neuron(neuron)
@@ -140,7 +141,7 @@ def neuron_page(
 
 @pages.json.get("/runs/{run}/neurons/{neuron}/texts")
 def neuron_texts(
-    run: AskedRun, neuron: NeuronName, pool: PoolName = None, m: M = 16, center: bool = False
+    run: AskedRun, neuron: NeuronName, pool: PoolName = None, *, m: M = 16, center: bool = False
 ) -> Rows:
     """A neuron's direction as a sparse sum of texts (T3.4)."""
     return rows_of(run.neuron(neuron).texts(pool or None, m, center=center))
@@ -159,7 +160,7 @@ def neuron_norms(run: AskedRun, neuron: NeuronName) -> Histogram:
 
 
 @pages.json.get("/runs/{run}/neurons/{neuron}/similar")
-def neuron_similar(run: AskedRun, neuron: NeuronName, k: K = 10, layer: Layer = None) -> Rows:
+def neuron_similar(run: AskedRun, neuron: NeuronName, k: K = 10, *, layer: Layer = None) -> Rows:
     """The neurons whose directions are most like another one's."""
     return rows_of(run.neuron_similarity(neuron, k, layers=layer))
 

@@ -71,6 +71,7 @@ def heatmap_png(
     run: AskedRun,
     image_id: ImageId,
     text: Text,
+    *,
     head: HeadAsked = "",
     relative_to: MaybeText = "",
     debias: Debiased = "true",
@@ -95,7 +96,7 @@ def activation_png(run: AskedRun, image_id: ImageId, neuron: NeuronAsked) -> Res
     "/runs/{run}/images/{image_id}/segment.png", responses=_PNG, response_class=Response
 )
 def segment_png(
-    run: AskedRun, image_id: ImageId, text: Text, method: Method = "tokens"
+    run: AskedRun, image_id: ImageId, text: Text, *, method: Method = "tokens"
 ) -> Response:
     """Where a text is, as a mask painted over the crop."""
     found = run.image(image_id).segment(text, method=method)

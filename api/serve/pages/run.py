@@ -69,6 +69,7 @@ def head_list(
     store: Asked,
     run: AskedRun,
     sort: Chosen = "variance",
+    *,
     limit: Limit = 50,
     offset: Offset = 0,
 ) -> Rows:

@@ -63,6 +63,7 @@ def pool_texts(
     store: Asked,
     pool: Annotated[str, Query(max_length=200, description="A pool's name.")],
     limit: Limit = SHOWN,
+    *,
     offset: Offset = 0,
 ) -> Rows:
     """The texts of a pool."""

@@ -63,13 +63,13 @@ def find_heads(run: AskedRun, text: Text, k: K = 5) -> Rows:
 
 @pages.json.get("/runs/{run}/find/neurons")
 def find_neurons(
-    run: AskedRun, text: Text, k: K = 20, layer: Layer = None, signed: bool = False
+    run: AskedRun, text: Text, k: K = 20, *, layer: Layer = None, signed: bool = False
 ) -> Rows:
     """The neurons whose directions are most along a text."""
     return rows_of(run.find_neurons(text, k, layers=layer, signed=signed))
 
 
 @pages.json.get("/runs/{run}/find/images")
-def find_images(run: AskedRun, text: Text, k: K = 10, normalize: bool = False) -> Rows:
+def find_images(run: AskedRun, text: Text, k: K = 10, *, normalize: bool = False) -> Rows:
     """The images whose representations are most along a text."""
     return rows_of(run.top_images(text, k, normalize=normalize))
