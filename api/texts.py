@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 F32 = npt.NDArray[np.float32]
 
+_TEXTS_KEPT = 256
 _POOLS_KEPT = 4  # in memory at once; the thesis' largest has 30,000 texts, 60 MB
 
 
@@ -62,6 +63,7 @@ class RunTexts:
         self._run = run
         self._load_models = load_models
         self._pools: dict[str, StoredPool] = {}
+        self._lately: dict[str, F32] = {}
         self._model: LoadedModel | None = None
         self._loading = threading.Lock()
 
@@ -155,6 +157,9 @@ class RunTexts:
         )
 
     def _stored(self, texts: Sequence[str]) -> dict[str, F32]:
+        # A page asks for one text again and again, and a generation's texts stay as they are.
+        if len(texts) == 1 and (kept := self._lately.get(texts[0])) is not None:
+            return {texts[0]: kept}
         names = {number: name for name, number in self._embedded.items()}
         places = self._console.rows(
             "SELECT text, min_by(pool_id, (pool_id, position)) AS pool, "
@@ -164,7 +169,12 @@ class RunTexts:
             "(SELECT pool_id FROM pool WHERE kind <> 'vectors') GROUP BY text",
             [[text for text in texts if encodable(text)], list(names)],
         )
-        return {text: self.pool(names[number]).vectors[at] for text, number, at in places}
+        found = {text: self.pool(names[number]).vectors[at] for text, number, at in places}
+        if len(texts) == 1:
+            while len(self._lately) >= _TEXTS_KEPT:
+                self._lately.pop(next(iter(self._lately), ""), None)
+            self._lately |= found
+        return found
 
     def _encode_new(self, texts: list[str]) -> F32:
         try:
