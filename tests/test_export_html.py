@@ -10,15 +10,16 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+from browser import blank_pictures, chromium, needs_chromium, settle, visit
 from commands import invoke
 from PIL import Image
+from playwright.sync_api import expect
 
 from lensbase.api import open_store
 from lensbase.api.exporting import export_html
 from lensbase.api.serve.pages import heads
 from lensbase.schema.errors import BadQuestion, ExtraMissing, FolderTaken
 
-CHROMIUM = Path("/usr/bin/chromium")
 NEURONS, CONCEPTS = 3, 2
 
 
@@ -70,6 +71,7 @@ def test_there_is_a_page_of_each_head_and_of_the_most_active_neurons(
     assert {path.stem for path in site.glob("runs/r/heads/*.html")} == kept
     assert {path.stem for path in site.glob("runs/r/neurons/*.html")} == expected
     assert len(list(site.glob("rosetta/scenes/concepts/*.html"))) == CONCEPTS
+    assert "neurons/index.html" in parsed(site / "runs/r/index.html").targets
 
 
 def test_every_link_is_relative_and_leads_to_a_file(site: Path) -> None:
@@ -169,26 +171,29 @@ def test_what_cannot_be_written_is_told(world_store: Path, tmp_path: Path) -> No
             export_html(store, world_store, force=True)
 
 
-@pytest.mark.skipif(not CHROMIUM.exists(), reason="there is no Chromium at /usr/bin/chromium")
+@needs_chromium
 def test_pages_open_from_disk(site: Path) -> None:
-    from playwright.sync_api import sync_playwright
+    """In a browser nothing is asked from elsewhere, links lead on, and all pictures are there."""
+    with chromium() as browser, visit(browser, site.as_uri()) as page:
 
-    said: list[str] = []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page()
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("requestfailed", lambda request: said.append(request.url))
-        page.goto((site / "index.html").as_uri())
-        page.click("a.card >> nth=0")
-        page.click("a.cell[aria-label^='L6.H2']")
-        assert "L6.H2" in page.inner_text("h1")
-        widths = page.evaluate(
-            "Promise.all([...document.images].slice(0, 20).map(async (one) => {"
-            "one.loading = 'eager'; await one.decode(); return one.naturalWidth}))"
-        )
-        assert min(widths) > 0
-        assert page.evaluate("getComputedStyle(document.querySelector('.section')).borderRadius")
-        browser.close()
-    assert not said
+        def whole(heading: str) -> None:
+            expect(page.locator("h1")).to_contain_text(heading)
+            settle(page)
+            assert not blank_pictures(page)
+            # Where a style is missing, nothing is round.
+            expect(page.locator(".section").first).to_have_css("border-radius", "10px")
+
+        page.goto(f"{site.as_uri()}/index.html")
+        page.locator("a.card[href*='runs']").click()
+        page.locator("a.cell[aria-label^='L6.H2:']").click()
+        whole("Head L6.H2")
+        assert page.locator("main img").count() == 8
+        page.get_by_role("button", name="Heatmaps").first.click()
+        whole("Head L6.H2")
+        page.locator("a[rel=next]").first.click()
+        whole("Head L6.H3")
+        page.get_by_role("link", name="Store", exact=True).click()
+        page.locator("a.card[href*='rosetta']").click()
+        whole("Zoo")
+        page.locator("th a", has_text="1").first.click()
+        whole("Concept 1")
