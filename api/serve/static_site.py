@@ -33,6 +33,7 @@ SIDE = 160
 """Heatmaps are made this small: a head's or neuron's page has dozens of them."""
 
 _PICTURE = re.compile(r"/api/.+\.(webp|png)(\?.*)?")
+_BY_NORM = "?sort=mean_norm"
 _WHOLE = ("thumbnail.webp", "examples.webp", "maps.webp")
 
 
@@ -91,7 +92,8 @@ class _Writer:
         elif _PICTURE.fullmatch(address):
             name = self._picture(address)
         else:
-            name = self._chosen.get(address)
+            # The list of neurons that is written is the one by what chose them.
+            name = self._chosen.get(address) or self._chosen.get(f"{address}{_BY_NORM}")
         if name is None:
             return None
         return posixpath.relpath(name, posixpath.dirname(self._page)) + hash_sign + fragment
@@ -139,7 +141,7 @@ def _chosen(store: Store, *, neurons: int, concepts: int) -> dict[str, str]:
         # The very order of the list, so that its pages are those of the neurons written.
         for start in range(0, len(active), SHOWN):
             name = f"from-{start}" if start else "index"
-            listed = f"{own}/neurons?sort=mean_norm" + (f"&offset={start}" if start else "")
+            listed = f"{own}/neurons{_BY_NORM}" + (f"&offset={start}" if start else "")
             found[listed] = f"{folder}/neurons/{name}.html"
         for (neuron,) in active:
             found[f"{own}/neurons/{neuron}"] = f"{folder}/neurons/{neuron}.html"
