@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 import sys
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -107,6 +108,7 @@ def test_a_terminated_server_leaves_nothing(world_store: Path) -> None:
     process = start("serve", world_store, "--port", 0)
     assert process.stdout is not None
     assert process.stdout.readline().startswith("Serving ")
+    time.sleep(2)
     children = psutil.Process(process.pid).children(recursive=True)
     os.kill(process.pid, signal.SIGTERM)
     process.communicate(timeout=20)

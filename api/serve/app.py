@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -92,10 +93,18 @@ def create_app(
     served = ServedStore(path, image_root=image_root, load_models=new_texts)
     processes = SqlProcesses(path)
 
+    def get_ready() -> None:
+        for name in app.state.environment.list_templates(extensions=["html"]):
+            app.state.environment.get_template(name)
+        served.warm()
+        processes.start()
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
-        processes.start()
+        ready = threading.Thread(target=get_ready)
+        ready.start()
         yield
+        ready.join()  # an interpreter must not end while DuckDB answers
         processes.close()
         served.close()
 

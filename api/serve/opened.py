@@ -57,6 +57,24 @@ class ServedStore:
                 if used.retired and not used.users:
                     used.store.close()
 
+    def warm(self) -> None:
+        """Ask what every page begins with, so that the first one asked for need not wait.
+
+        Libraries are imported on the way, and DuckDB reads the catalogue.
+        """
+        try:
+            with self.current() as store:
+                store.info()
+                for rows in (store.runs, store.pools, store.zoos):
+                    rows.rows()
+                for name in store.runs["run"].tolist():
+                    run = store.run(name)
+                    run.info()
+                    run.heads.rows()
+                    run.layers.rows()
+        except (LensbaseError, OSError, ValueError):
+            _LOG.debug("the store cannot be read ahead", exc_info=True)
+
     def close(self) -> None:
         """Let go of the store once the last request has ended."""
         with self._lock:

@@ -98,7 +98,7 @@ class SqlProcesses:
     def close(self) -> None:
         """End all processes."""
         for process in self._all:
-            process.end()
+            process.close()
 
 
 class _Process:
@@ -108,10 +108,11 @@ class _Process:
         self._process: BaseProcess | None = None
         self._pipe: Connection | None = None
         self._ready = False
+        self._closed = False
 
     def start(self) -> None:
         with self._lock:
-            if self._process is not None and self._process.is_alive():
+            if self._closed or (self._process is not None and self._process.is_alive()):
                 return
             context = multiprocessing.get_context("spawn")
             self._pipe, theirs = context.Pipe()
@@ -134,7 +135,9 @@ class _Process:
 
         self.start()
         pipe = self._pipe
-        assert pipe is not None
+        if pipe is None:
+            msg = "the server is about to end."
+            raise ServerBusy(msg)
         try:
             if not self._ready:
                 # Importing is no part of the query's time.
@@ -155,6 +158,10 @@ class _Process:
         if kind == "rows":
             return pa.ipc.open_stream(told[0]).read_all(), told[1]
         raise _error(told[0], told[1])
+
+    def close(self) -> None:
+        self._closed = True
+        self.end()
 
     def end(self) -> None:
         with self._lock:
