@@ -12,7 +12,15 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, Request, Response, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    ConsoleMessage,
+    Page,
+    Request,
+    Response,
+    expect,
+    sync_playwright,
+)
 from served import served
 
 from lensbase.api import open_store
@@ -30,6 +38,9 @@ PICTURES = os.environ.get("LENSBASE_PICTURES")
 
 HEAD, NEURON, IMAGE = "L7.H7", "L4.N29", 130
 TEXT = "a purple star"
+MILLISECONDS = 20_000
+expect.set_options(timeout=MILLISECONDS)
+
 QUERY = """SELECT component, variance, mean_norm, texts[1] AS first_text
 FROM heads ORDER BY variance DESC LIMIT 12"""
 
@@ -95,7 +106,7 @@ def visit(browser: Browser, home: str, **options: Any) -> Generator[Page]:
     """A window of its own, whose pages may load from `home` alone, and without any complaint."""
     still: dict[str, Any] = {"reduced_motion": "reduce", "viewport": {"width": 1280, "height": 900}}
     context = browser.new_context(base_url=home, **(still | options))
-    context.set_default_timeout(20_000)
+    context.set_default_timeout(MILLISECONDS)
     page = context.new_page()
     troubles = watch(page, home)
     try:
