@@ -114,6 +114,7 @@ class SqlPage(BaseModel):
 @pages.json.get("/sql")
 def ask_sql(
     request: Request,
+    *,
     query: Sql,
     seconds: Seconds = SECONDS,
     limit: RowLimit = SHOWN,
@@ -141,7 +142,7 @@ def sql_views(store: Asked) -> list[SqlView]:
 
 
 @pages.page("/sql", "sql.html", json=False)
-def sql_page(request: Request, store: Asked, query: Sql = "", offset: Offset = 0) -> SqlPage:
+def sql_page(request: Request, store: Asked, *, query: Sql = "", offset: Offset = 0) -> SqlPage:
     """The SQL console."""
     found: Result | None = None
     problem: Problem | None = None
