@@ -71,9 +71,12 @@ class Classifier:
         return f"classifier of {len(self)} classes ({listed}) from {templates}"
 
 
-def classifier(run: OpenRun, classes: Classes, *, templates: Templates = None) -> Classifier:
+def classifier(
+    run: OpenRun, classes: Classes, *, templates: Templates = None, keep: bool = True
+) -> Classifier:
     """Make a classifier, or find the one that was made of the same before.
 
+    Without `keep` a new one leaves nothing in the store.
     Raises `BadClasses`, `BadTemplate`, `ExtraMissing` without open_clip for its templates, or
     `TextNotStored` where prompts are new and the text tower is not at hand.
     """
@@ -95,8 +98,9 @@ def classifier(run: OpenRun, classes: Classes, *, templates: Templates = None) -
     weights = _kept(read_derived(run.layout, _TABLE, parameters))
     if weights is None:
         weights = _directions(run, prompts)
-        rows = _rows(labels, names, weights)
-        write_derived(run.layout, _TABLE, parameters, rows=rows)
+        if keep:
+            rows = _rows(labels, names, weights)
+            write_derived(run.layout, _TABLE, parameters, rows=rows)
     return Classifier(labels, weights, texts, sha256, names)
 
 

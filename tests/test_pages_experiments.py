@@ -188,3 +188,15 @@ def test_a_slow_expression_is_stopped(client: TestClient, monkeypatch: pytest.Mo
 )
 def test_parameters_are_bounded(client: TestClient, asked: dict[str, Any]) -> None:
     assert client.get(f"/api{BASE}/spurious-heads", params=asked).status_code == 422
+
+
+def test_experiments_leave_nothing_in_the_store(client: TestClient, own_store: Path) -> None:
+    def kept() -> set[Path]:
+        return {path for path in (own_store / "derived").rglob("*") if path.is_file()}
+
+    before = kept()
+    where = "label IN ('circle', 'heart', 'star')"
+    asked = {"classes": ["circle", "heart", "star"], "template": "a {}", "where": where}
+    for path in ("/accuracy", "/ablation-curve", "/spurious-heads"):
+        facts(client, path, **asked, **({"by": "background"} if "spurious" in path else {}))
+    assert kept() == before

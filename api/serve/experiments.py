@@ -13,6 +13,7 @@ from fastapi import Depends, Query, Request
 from ...queries.classification import prompt
 from ...schema.errors import BadQuestion, TextNotStored
 from ..classifier import THESIS_TEMPLATE, Classifier
+from ..classifier import classifier as make_classifier
 from ..named_components import Components
 from ..roles import role
 from ..run import RunView
@@ -127,7 +128,9 @@ class Experiment:
         """Its classifier; raises what `RunView.classifier` raises."""
         listed = self.templates
         named = len(listed) == 1 and "{}" not in listed[0]
-        return self.run.classifier(self.classes, templates=listed[0] if named else listed)
+        templates = listed[0] if named else listed
+        # Whoever asks may make up as many class texts as they like.
+        return make_classifier(inside(self.run), self.classes, templates=templates, keep=False)
 
     @cached_property
     def images(self) -> npt.NDArray[np.int64] | None:
