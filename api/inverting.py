@@ -52,16 +52,17 @@ class RosettaInversions:
     ) -> Inverted:
         """Find latents of the generator whose pictures match images in the matched units' maps.
 
-        `image` is a file, a PIL image, pixels [n, S, S, 3] in uint8, the number of an example
-        picture of the zoo, or a list of files or PIL images. The pairs are the generator's best
-        buddies with each of `models` (all that it was mined with by default); of several, those of
-        its units that have one in every model (T4.4); `min_correlation` and `neighbors` choose
-        among them as for `matches`. `settings` are those of `lensbase.ingest.rosetta.inversion`'s
-        `invert`: `loss` ("pixel", "l1", "lpips", "perceptual" or a function; None for guidance
-        alone, which also takes images unlike the generator's), `reader` (the model whose maps a
-        perceptual loss compares: a name, by default the first), `alpha` (0.1), `regularizer`
-        ("l2", "l1"), `beta` (1), `steps` (500), `rate` (0.1), `start` (a seed or latents), `starts`
-        (1), `keep_every` and `batch_size`. beta=0 with a loss goes without guidance.
+        `image` is a file, a PIL image, pixels ([n, S, S, 3] in uint8, or [n, 3, S, S] in [0, 1]),
+        the number of an example picture of the zoo, or a list of files or PIL images. The pairs
+        are the generator's best buddies with each of `models` (by default all that it was mined
+        with); of several, those of its units that have one in every model (T4.4);
+        `min_correlation` and `neighbors` choose among them as for `matches`. `settings` are those
+        of `lensbase.ingest.rosetta.inversion`'s `invert`: `loss` ("pixel", "l1", "lpips",
+        "perceptual" or a function; None for guidance alone, which also takes images unlike the
+        generator's), `reader` (the model whose maps a perceptual loss compares: a name, by default
+        the first), `alpha` (0.1), `regularizer` ("l2", "l1"), `beta` (1), `steps` (500), `rate`
+        (0.1), `start` (a seed or latents), `starts` (1), `keep_every` and `batch_size`. beta=0 with
+        a loss goes without guidance, for which no matches are needed.
 
         `members` gives models that no specification can load, by name. `progress` is told steps
         done and in all; by default a bar is shown on a terminal and in notebooks, False shows none.
@@ -72,15 +73,21 @@ class RosettaInversions:
         from ..ingest.rosetta.inversion import invert
 
         load = self._loader(members, device)
-        pairs, addresses = self._guidance(
-            models, min_correlation=min_correlation, neighbors=neighbors, load=load
-        )
+        pairs, addresses = list[Any](), Addresses()
+        alone = settings.get("beta") == 0 and settings.get("loss") is not None
+        check_correlation(min_correlation)
+        if alone and models is not None:
+            self._zoo.named(models)
+        elif not alone:
+            pairs, addresses = self._guidance(
+                models, min_correlation=min_correlation, neighbors=neighbors, load=load
+            )
         names = [one.member.name for one in pairs]
-        if settings.get("beta") == 0 and settings.get("loss") is not None:
-            addresses = []
-        if isinstance(settings.get("reader"), str):
-            (reader,) = self._matched(settings["reader"])
-            settings["reader"] = load(reader)
+        reader = settings.get("reader")
+        if isinstance(reader, str) or (
+            reader is None and alone and settings["loss"] == "perceptual"
+        ):
+            settings["reader"] = load(self._matched(reader or models)[0])
         target = self._target(image)
         what = f"inverting into {self._generator.name}"
         with stage(_LOG, what, unit="step", progress=progress) as work:
@@ -224,8 +231,7 @@ class RosettaInversions:
                 if one is not generator and self._zoo.has_pair(generator.name, one.name)
             ]
         else:
-            given = [models] if isinstance(models, str) else list(models)
-            found = [self._zoo.member(name) for name in dict.fromkeys(given)]
+            found = self._zoo.named(models)
         for one in found:
             if one is generator or not self._zoo.has_pair(generator.name, one.name):
                 msg = f"{one.name} was not matched with the generator {generator.name}."
@@ -308,8 +314,8 @@ class RosettaInversions:
 
     def _target(self, image: Any) -> Any:
         """PIL images or pixels of what was given."""
-        if isinstance(image, np.ndarray):
-            return image
+        if isinstance(image, np.ndarray) or hasattr(image, "new_tensor"):
+            return image  # torch's tensors are told without loading torch
         from PIL import Image
 
         if isinstance(image, int | np.integer) and not isinstance(image, bool):

@@ -32,12 +32,13 @@ def drop_run(path: str | os.PathLike[str], name: str) -> None:
     runs.drop_run(Layout(Path(path)), name)
 
 
-def drop_zoo(path: str | os.PathLike[str], name: str) -> None:
+def drop_zoo(path: str | os.PathLike[str], name: str) -> bool:
     """Publish a generation without a Rosetta zoo; `rollback` brings it back.
 
-    Raises `UnknownZoo`.
+    Of a zoo whose mining never came to its end, what that has kept is removed for good: False
+    then. Raises `UnknownZoo`, or `RunBusy` where such a zoo is being mined.
     """
-    zoos.drop_zoo(Layout(Path(path)), name)
+    return zoos.drop_zoo(Layout(Path(path)), name)
 
 
 def upgrade(path: str | os.PathLike[str]) -> int:

@@ -47,9 +47,10 @@ class RosettaView(RosettaInversions):
 
     def units_of(self, models: Models = None) -> Result:
         """The units of some models, in the order of the zoo's modules; raises `UnknownMember`."""
-        given = [models] if isinstance(models, str) else list(models or self._zoo.members)
-        for name in given:
-            self._zoo.member(name)
+        zoo = self._zoo
+        every = models is None or models == []
+        chosen = list(zoo.members.values()) if every else zoo.named(models or [])
+        given = [member.name for member in chosen]
         found = self._zoo.console.query(
             """SELECT z.name AS zoo, m.name AS model,
                       m.name || ':' || u.module || '/' || u.channel AS unit, u.module, u.channel,
@@ -80,6 +81,8 @@ class RosettaView(RosettaInversions):
         Columns: `concept` (of these models, the strongest first), `unit` (the anchor's), a column
         named after each other model with its unit, `correlation_MODEL` of each with the anchor's
         unit, and `min_correlation`, the lowest of these, by which rows are ordered.
+        Of fewer than 200 pictures many units correlate by chance, and the note says so: `held_out`
+        tells which matches hold.
         Raises `UnknownMember` or `BadQuestion`.
         """
         options = {"min_correlation": min_correlation, "neighbors": neighbors}
@@ -102,7 +105,7 @@ class RosettaView(RosettaInversions):
         return concept_rows(self._zoo, models=models, **options)  # type: ignore[arg-type]
 
     def unit(self, address: str) -> UnitView:
-        """One unit, such as "resnet50:layer3.5.relu/117".
+        """One unit, such as "resnet50:layer3.5.relu/117", or of a CLIP "clip:L9.N391".
 
         Raises `BadAddress`, `UnknownMember`, or `UnknownUnit` with the nearest.
         """
@@ -154,10 +157,9 @@ class RosettaView(RosettaInversions):
             where=where,
             device=device,
         )
-        named = [models] if isinstance(models, str) else models
         load = self._loader(members, device)
         return held_out_rows(
-            self._zoo, images, models=named, load=load, options=options, progress=progress
+            self._zoo, images, models=models, load=load, options=options, progress=progress
         )
 
     def dictionary(
@@ -207,16 +209,20 @@ class RosettaView(RosettaInversions):
             min_correlation=min_correlation,
         )
 
-    def search(self, text: str, k: int = 10, *, run: str | None = None) -> Result:
+    def search(
+        self, text: str, k: int = 10, *, run: str | None = None, signed: bool = False
+    ) -> Result:
         """Units whose CLIP neuron is about a text, and the other models' units that match it.
 
         Through the directions of the neurons that a run with the same weights as a CLIP of the zoo
         has kept (its `find_neurons`); neurons without a match in another model are passed over.
         Columns `rank`, `unit`, `run`, `component`, `score` (<r, text>), the neuron's first `texts`,
-        and of each other model the best partner and its correlation. `run` names the run, where
+        and of each other model the best partner and its correlation. By |score|: a neuron with a
+        negative one writes against the text; `signed` takes the score itself. The note says how
+        many scores are no higher than those of random directions. `run` names the run, where
         several have. Raises `NeuronsNotStored`, or what `find_neurons` raises.
         """
-        return search_units(self._zoo, text, k, run=run)
+        return search_units(self._zoo, text, k, run=run, signed=signed)
 
     def info(self) -> Card:
         """A card: models, pictures, matches, concepts and size."""

@@ -31,7 +31,7 @@ def held_out_rows(
     zoo: OpenZoo,
     images: Any,
     *,
-    models: Sequence[str] | None,
+    models: str | Sequence[str] | None,
     load: Callable[[ZooMember], Member],
     options: MiningOptions,
     progress: Progress = None,
@@ -42,7 +42,8 @@ def held_out_rows(
     from ..ingest.rosetta.held_out import pair_correlations
     from ..ingest.rosetta.job import pictures_for
 
-    chosen = [zoo.member(name) for name in models or zoo.members]
+    every = models is None or models == []
+    chosen = list(zoo.members.values()) if every else zoo.named(models or [])
     pairs = [
         (first, second)
         for number, first in enumerate(chosen)

@@ -27,7 +27,7 @@ def match_rows(
     order = merged.tuples.order()
     of = merged.concepts.of(merged.tuples.units[order, 0])
     columns = _tuple_columns(merged.members, merged.tuples, order)
-    return Result.of({"concept": of, **columns}, note=_note(merged))
+    return Result.of({"concept": of, **columns}, note=_note(merged) + zoo.few)
 
 
 def concept_rows(
@@ -49,7 +49,7 @@ def concept_rows(
             "tuples": tuples,
             **_tuple_columns(merged.members, merged.best, merged.strongest),
         },
-        note=_note(merged),
+        note=_note(merged) + zoo.few,
     )
 
 
@@ -83,7 +83,8 @@ def pair_statistics(zoo: OpenZoo) -> Result:
         for name, value in row.items():
             columns.setdefault(name, []).append(value)
     return Result.of(
-        dict(columns), note=f"best buddies of {zoo.neighbors} neighbors; quantiles of correlations"
+        dict(columns),
+        note=f"best buddies of {zoo.neighbors} neighbors; quantiles of correlations{zoo.few}",
     )
 
 

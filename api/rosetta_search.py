@@ -19,15 +19,17 @@ if TYPE_CHECKING:
 _FIRST = 64  # neurons that are looked at before more are asked for
 
 
-def search_units(zoo: OpenZoo, text: str, k: int, *, run: str | None) -> Result:
+def search_units(
+    zoo: OpenZoo, text: str, k: int, *, run: str | None, signed: bool = False
+) -> Result:
     """Matched units whose CLIP neuron is about a text; see `RosettaView.search`."""
     k = whole(k, "k", least=0, of="units")
     rows: list[dict[str, Any]] = []
     described = _described(zoo, run)
     others = list(zoo.members.values())
     for member, view in described:
-        rows += _found(zoo, member, view, text=text, k=k)
-    rows.sort(key=lambda row: -abs(row["score"]))
+        rows += _found(zoo, member, view, text=text, k=k, signed=signed)
+    rows.sort(key=lambda row: -row["score"] if signed else -abs(row["score"]))
     rows = rows[:k]
     columns: dict[str, Any] = {"rank": np.arange(1, len(rows) + 1)}
     for name in ("unit", "run", "component", "score", "texts"):
@@ -38,7 +40,19 @@ def search_units(zoo: OpenZoo, text: str, k: int, *, run: str | None) -> Result:
             columns[other.name] = [one for one, _ in best]
             columns[f"correlation_{other.name}"] = [number for _, number in best]
     runs = ", ".join(dict.fromkeys(view.name for _, view in described))
-    return Result.of(columns, note=f"by the directions of neurons with {text!r} in {runs}")
+    how = "<r, text>" if signed else "|<r, text>|"
+    note = f"by {how} of neurons' directions with {text!r} in {runs}{_weakness(rows)}"
+    return Result.of(columns, note=note)
+
+
+def _weakness(rows: list[dict[str, Any]]) -> str:
+    """How many scores are no higher than a random direction's, for the note."""
+    weak = [row for row in rows if abs(row["score"]) < row["chance"]]
+    if not weak:
+        return ""
+    which = "all scores are" if len(weak) == len(rows) else f"the last {len(weak)} are"
+    which = which if len(rows) > 1 else "the score is"
+    return f"; weak: {which} below {weak[0]['chance']:.3f}, which random directions have"
 
 
 def _described(zoo: OpenZoo, run: str | None) -> list[tuple[ZooMember, RunView]]:
@@ -62,13 +76,15 @@ def _described(zoo: OpenZoo, run: str | None) -> list[tuple[ZooMember, RunView]]
 
 
 def _found(
-    zoo: OpenZoo, member: ZooMember, view: RunView, *, text: str, k: int
+    zoo: OpenZoo, member: ZooMember, view: RunView, *, text: str, k: int, signed: bool
 ) -> list[dict[str, Any]]:
     """The first `k` of a CLIP's neurons by a text that match a unit of another model."""
     total = view._run.neurons.count * len(view._run.shape.neuron_layers)  # pyright: ignore
+    # The standard deviation of <r, text> over random directions r of as many dimensions.
+    chance = view._run.neurons.direction.shape[-1] ** -0.5  # pyright: ignore
     ask, rows, seen = _FIRST, list[dict[str, Any]](), 0
     while len(rows) < k and seen < total:
-        listed = view.find_neurons(text, k=min(ask, total)).rows()
+        listed = view.find_neurons(text, k=min(ask, total), signed=signed).rows()
         for row in listed[seen:]:
             unit = member.unit_of(Neuron(row["layer"], row["neuron"]))
             partners = {} if unit is None else _best_partners(zoo, member, unit)
@@ -82,6 +98,7 @@ def _found(
                         "score": row["score"],
                         "texts": row.get("texts"),
                         "partners": partners,
+                        "chance": chance,
                     }
                 )
         # Fewer come back than were asked for where directions are none.

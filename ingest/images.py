@@ -37,6 +37,8 @@ from ..schema.errors import ImageFileMissing, RejectedImage
 MAX_PIXELS: Final = 89_478_485
 """The most pixels an image may have: where Pillow begins to warn of decompression bombs."""
 
+_LONGEST: Final = 200  # of a value in a message
+
 MAX_ASPECT: Final = 100
 """The most that an image's longer side may be of its shorter one."""
 
@@ -121,7 +123,12 @@ def opened(image: Any) -> Image.Image:
         path = Path(image)
         data = path.read_bytes()
     except TypeError:
-        msg = f"{image!r} is no image: give an image file (in Python also a PIL image)."
+        given = f"{type(image).__name__} {image!r}"
+        if (shape := getattr(image, "shape", None)) is not None:
+            given = f"a {type(image).__name__} of shape {tuple(shape)}"
+        elif len(given) > _LONGEST:
+            given = f"a {type(image).__name__}"
+        msg = f"{given} is no image: give an image file (in Python also a PIL image)."
         raise ImageFileMissing(msg) from None
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or error

@@ -32,7 +32,7 @@ def parse_unit(address: str) -> Unit:
     if match is None:
         msg = (
             f"{address!r} is not a unit's address; write MODEL:MODULE/CHANNEL, such as "
-            "resnet50:layer3.5.relu/117."
+            "resnet50:layer3.5.relu/117, or of a CLIP's neuron clip:L9.N391."
         )
         raise BadAddress(msg)
     return Unit(match[1], match[2], int(match[3]))

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import shutil
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from .errors import RunBusy
 from .layout import Layout
 from .zoo_errors import UnknownZoo
+from .zoo_files import named_files, published_zoos, zoo_folder
 
 if TYPE_CHECKING:
     import duckdb
@@ -41,19 +46,52 @@ def zoo_entries(connection: duckdb.DuckDBPyConnection) -> dict[str, dict[str, An
     }
 
 
-def drop_zoo(layout: Layout, name: str) -> None:
+def drop_zoo(layout: Layout, name: str) -> bool:
     """Publish a generation without a zoo; its files stay until no kept generation names them.
 
-    Raises `UnknownZoo`.
+    Of a zoo that was never published, what its mining has kept is removed: False then. Raises
+    `UnknownZoo`, or `RunBusy` where it is being mined.
     """
     from .catalog import check_format, publishing
 
     check_format(layout)
+    if name not in published_zoos(layout):
+        with mining_alone(layout, name):
+            _drop_unfinished(layout, name)
+        return False
     with publishing(layout) as draft:
         folder = forget_zoo(draft, name)
         if layout.zoo(folder).exists():
             # Before the generation is published: a zoo that is in one is not swept, mark or not.
             layout.zoo_dropped(folder).touch()
+    return True
+
+
+def _drop_unfinished(layout: Layout, name: str) -> None:
+    """Remove what a mining that was never published has kept; raises `UnknownZoo`."""
+    from .catalog import publish_lock
+
+    with publish_lock(layout):
+        folder = zoo_folder(layout, name)
+        # An earlier generation, which `rollback` may bring back, may name files of it.
+        if not layout.zoo(folder).exists() or named_files(layout, folder):
+            raise unknown_zoo(name, list(published_zoos(layout)))
+        shutil.rmtree(layout.zoo(folder))
+
+
+@contextmanager
+def mining_alone(layout: Layout, name: str) -> Generator[None]:
+    """Keep others from mining, or dropping, the same zoo; raises `RunBusy`."""
+    from filelock import FileLock, Timeout
+
+    path = layout.publish_lock.with_name(f"rosetta-{name}.lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(path, timeout=0):
+            yield
+    except Timeout as error:
+        msg = f"zoo {name!r} is being mined by another process; wait for it, or end it first."
+        raise RunBusy(msg) from error
 
 
 def forget_zoo(draft: Draft, name: str) -> str:

@@ -383,3 +383,14 @@ def test_search_finds_units_by_what_their_clip_neuron_is_about(described: Store)
     assert len(set(everything["unit"])) == len(everything) > 20
     assert len(zoo.search("a red circle", k=0)) == 0
     assert "in r" in str(zoo.search("a red circle", k=1).note)
+
+
+def test_search_by_the_score_itself_and_weak_scores_are_said(described: Store) -> None:
+    zoo = described.rosetta()
+    every = zoo.search("a red circle", k=10_000)
+    signed = zoo.search("a red circle", k=10_000, signed=True)
+    assert signed["score"].tolist() == sorted(every["score"].tolist(), reverse=True)
+    assert signed["score"][-1] < 0
+    # 64 dimensions: two random directions have a product of 0.125, give or take.
+    weak = sum(abs(score) < 64**-0.5 for score in every["score"])
+    assert f"weak: the last {weak} are below 0.125" in str(every.note)

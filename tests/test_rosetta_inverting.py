@@ -23,6 +23,7 @@ from lensbase.ingest.rosetta.members import model_member
 from lensbase.schema.errors import BadQuestion, CheckpointMismatch
 from lensbase.schema.zoo_errors import (
     BadLatent,
+    BadTarget,
     NoGenerator,
     NoMatches,
     UnknownEdit,
@@ -135,6 +136,31 @@ def test_a_file_an_example_and_pixels_are_images(
     assert all((one.latents == results[0].latents).all() for one in results)
     example = zoo.invert(1, steps=3, **WITH)
     assert (np.asarray(example.targets[0]) == np.asarray(zoo._zoo.pictures[1])).all()
+
+
+def test_a_loss_alone_needs_no_matches_and_no_model(zoo: Any, picture: Image.Image) -> None:
+    alone: dict[str, Any] = {"loss": "pixel", "beta": 0, "steps": 3, "min_correlation": 0.99999}
+    generator = {"members": {"disks": MEMBERS["disks"]}, "progress": False, "device": "cpu"}
+    found = zoo.invert(picture, **alone, **generator)
+    assert not found.pairs
+    assert found.similarity.shape == (1, 1, 0)
+    direct = invert(MEMBERS["disks"], picture, loss="pixel", beta=0, steps=3)
+    assert (direct.latents == found.latents).all()
+    # The maps that a perceptual loss compares are still those of a model.
+    seen = zoo.invert(picture, **alone | {"loss": "perceptual"}, **WITH)
+    named = zoo.invert(picture, **alone | {"loss": "perceptual", "reader": "reader"}, **WITH)
+    assert (seen.latents == named.latents).all()
+    with pytest.raises(UnknownMember, match="raeder"):
+        zoo.invert(picture, "raeder", **alone, **generator)
+
+
+def test_pixels_of_torch_are_an_image(zoo: Any, picture: Image.Image) -> None:
+    sized = picture.resize((SIDE, SIDE))
+    floats = torch.from_numpy(np.array(sized)).permute(2, 0, 1)[None] / 255
+    found = zoo.invert(floats, steps=2, **WITH)
+    assert (found.latents == zoo.invert(np.asarray(sized), steps=2, **WITH).latents).all()
+    with pytest.raises(BadTarget, match=r"shape \(3, 32, 32\) and type torch.float32"):
+        zoo.invert(floats[0], steps=2, **WITH)
 
 
 def test_one_unit_is_seen_from_either_side(zoo: Any, picture: Image.Image) -> None:

@@ -15,6 +15,11 @@ from .rows import print_rows
 
 rosetta = typer.Typer(help="Rosetta zoos: units that several models share.")
 
+# All columns but settings and versions, which are JSON, and sizes for people.
+_LISTED = """SELECT zoo, models, anchor, images, matches, concepts, largest, neighbors, units,
+    dataset, examples, format_bytes(bytes) AS size, finished_at::TIMESTAMP_S AS finished_at
+    FROM rosetta_zoos ORDER BY zoo"""
+
 Zoo = Annotated[str | None, typer.Option(help="The zoo, where the store holds several.")]
 Models = Annotated[
     list[str] | None,
@@ -113,7 +118,8 @@ def mine(
 def list_zoos(store: Store, as_json: Json = False, as_csv: Csv = False) -> None:
     """The zoos of a store: their models, pictures, matches and concepts."""
     with open_store(store) as opened:
-        print_rows(opened.zoos, as_json=as_json, as_csv=as_csv, shown=None)
+        found = opened.zoos if as_json or as_csv else opened.sql(_LISTED)
+        print_rows(found, as_json=as_json, as_csv=as_csv, shown=None)
 
 
 @rosetta.command("units")
@@ -175,7 +181,7 @@ def partners(
     store: Store,
     unit: Annotated[
         str,
-        typer.Argument(metavar="UNIT", help="The unit, such as resnet50:layer3.5.relu/117."),
+        typer.Argument(metavar="UNIT", help="Such as resnet50:layer3.5.relu/117, or clip:L9.N391."),
     ],
     model: Annotated[str | None, typer.Option(help="Only units of this model.")] = None,
     neighbors: Neighbors = None,
@@ -199,6 +205,9 @@ def search(
     store: Store,
     text: Annotated[str, typer.Argument(metavar="TEXT", help="The text.")],
     k: Count = 10,
+    signed: Annotated[
+        bool, typer.Option("--signed", help="By the score, not its size: none against the text.")
+    ] = False,
     run: Annotated[
         str | None, typer.Option(help="The run whose neurons are asked, where there are several.")
     ] = None,
@@ -208,7 +217,7 @@ def search(
 ) -> None:
     """Units whose CLIP neuron is about a text, and what matches them in other models."""
     with open_store(store) as opened:
-        found = opened.rosetta(zoo).search(text, k, run=run)
+        found = opened.rosetta(zoo).search(text, k, run=run, signed=signed)
         print_rows(found, as_json=as_json, as_csv=as_csv, shown=None)
 
 
@@ -265,9 +274,11 @@ def heatmaps(
 def drop(
     store: Store, zoo: Annotated[str, typer.Argument(metavar="ZOO", help="The zoo's name.")]
 ) -> None:
-    """Take a zoo out of a store."""
+    """Take a zoo out of a store, or what an unfinished mining of one has kept."""
     from ..maintenance import drop_zoo
 
-    drop_zoo(store, zoo)
+    if not drop_zoo(store, zoo):
+        typer.echo(f"Zoo {zoo} was never finished; removed what its mining had kept.")
+        return
     place = shlex.quote(str(store))
     typer.echo(f"Dropped zoo {zoo}; `lensbase rollback {place}` brings it back.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from ...schema.zoo_errors import BadOptimization
 from .activation_loss import ActivationLoss, Guide
-from .schedule import Schedule
+from .schedule import Schedule, is_finite
 
 if TYPE_CHECKING:
     from .reconstruction_loss import Distance
@@ -39,14 +38,17 @@ class Terms:
 
     def __post_init__(self) -> None:
         for name, weight in (("alpha", self.alpha), ("beta", self.beta)):
-            if not (math.isfinite(weight) and weight >= 0):
+            if not (is_finite(weight) and weight >= 0):
                 msg = f"{name}={weight!r} is no weight of a loss; it must be 0 or more."
                 raise BadOptimization(msg)
         if self.regularizer not in ("l2", "l1"):
             msg = f"regularizer={self.regularizer!r} is neither 'l2' nor 'l1'."
             raise BadOptimization(msg)
-        if self.keep_every is not None and self.keep_every < 1:
-            msg = f"keep_every={self.keep_every} keeps no frames; 1 keeps every step's, None none."
+        every: Any = self.keep_every
+        if every is not None and (
+            isinstance(every, bool) or not isinstance(every, int | np.integer) or every < 1
+        ):
+            msg = f"keep_every={every!r} keeps no frames; 1 keeps every step's, None none."
             raise BadOptimization(msg)
 
     def cost(self, latents: Tensor) -> Tensor:

@@ -6,10 +6,18 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from ...schema.zoo_errors import BadOptimization
 
 STYLEGAN2_RATE = 0.1
 BIGGAN_RATE = 0.01
+
+
+def is_finite(value: Any) -> bool:
+    """Whether something is a number, and a finite one."""
+    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    return number and math.isfinite(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +45,14 @@ class Schedule:
                 f"steps={steps!r} is no number of steps; 1 or more are needed, the thesis has 500."
             )
             raise BadOptimization(msg)
-        if not (math.isfinite(self.rate) and self.rate > 0):
+        if not (is_finite(self.rate) and self.rate > 0):
             msg = (
                 f"rate={self.rate!r} is no learning rate; it must be above 0, such as "
                 f"{STYLEGAN2_RATE} (StyleGAN2) or {BIGGAN_RATE} (BigGAN)."
             )
             raise BadOptimization(msg)
         for name, share in (("up", self.up), ("down", self.down)):
-            if not 0 <= share <= 1:
+            if not (is_finite(share) and 0 <= share <= 1):
                 msg = f"{name}={share!r} is no share of the steps; it must lie from 0 to 1."
                 raise BadOptimization(msg)
 
