@@ -79,9 +79,7 @@ def create_store(root: Path) -> Layout:
     Raises `NotAStore` for a folder with other things in it.
     """
     layout = Layout(root)
-    # Nothing is put into somebody else's folder, not even a lock.
-    if not layout.marker.exists() and not layout.publish_lock.exists():
-        _check_empty(layout)
+    check_place(layout)
     with publish_lock(layout):
         if layout.marker.exists():
             check_format(layout)
@@ -99,6 +97,15 @@ def create_store(root: Path) -> Layout:
         with publishing(layout):
             pass
     return layout
+
+
+def check_place(layout: Layout) -> None:
+    """Raise `NotAStore` where no store can be made, or what `check_format` raises of one."""
+    # Nothing is put into somebody else's folder, not even a lock.
+    if layout.marker.exists():
+        check_format(layout)
+    elif not layout.publish_lock.exists():
+        _check_empty(layout)
 
 
 def _check_empty(layout: Layout) -> None:

@@ -20,6 +20,7 @@ from lensbase.ingest.rosetta.mining_options import MiningOptions
 from lensbase.ingest.rosetta.pictures import as_pictures, square
 from lensbase.ingest.rosetta.sources import load_member
 from lensbase.ingest.rosetta.units import Batch
+from lensbase.ingest.sources import open_source
 from lensbase.schema import durable
 from lensbase.schema.errors import BadName, BadQuestion, NoImages, SourceNotFound
 from lensbase.schema.zoo_errors import BadMember, ZooMismatch
@@ -196,8 +197,15 @@ def test_images_that_cannot_be_read_are_left_out(
     found = mine_rosetta(
         folder, tmp_path / "z.lens", models=[CLIP, RESNET], notice=said.append, examples=0
     )
-    assert said == ["1 images cannot be read and are left out"]
+    why = "not an image: begins with b'no picture'"
+    assert said == [f"1 image cannot be read and is left out: broken.png ({why})"]
     assert "8 pictures" in str(found.info())
+    for number in range(4):
+        (folder / f"broken{number}.png").write_bytes(b"no picture")
+    left_out = pictures.readable_pictures(open_source(folder), batch_size=8).left_out() or ""
+    assert left_out.startswith("5 images cannot be read and are left out: broken.png (not an image")
+    assert left_out.count("; ") == 3
+    assert left_out.endswith("; and 2 more")
 
 
 def test_pictures_are_central_squares(tmp_path: Path) -> None:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 import torch
 from torch import nn
 
-from ...schema.errors import UnknownModel, WeightsNotFound
+from ...schema.errors import LensbaseError, UnknownModel, WeightsNotFound
 from ...schema.zoo_errors import BadMember
 from ..checkpoints import Checkpoint, load_into, read_checkpoint
 from ..model_plan import RANDOM_SEED
 from .default_modules import near_names
+from .user_code import raised
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,7 +72,7 @@ def load_weights(module: nn.Module, path: Path) -> None:
 def construct(spec: MemberSpec) -> nn.Module:
     """Call `package.module:callable` without arguments, and load the file after `@` into it.
 
-    Raises BadMember where that gives no module, UnknownModel where it cannot be imported,
+    Raises BadMember where it raises or gives no module, UnknownModel where it cannot be imported,
     WeightsNotFound and what `load_weights` raises.
     """
     package, colon, name = spec.architecture.partition(":")
@@ -85,6 +87,9 @@ def construct(spec: MemberSpec) -> nn.Module:
     except ImportError as error:
         msg = f"{package} cannot be imported ({error}); install it, or put its folder on PYTHONPATH"
         raise UnknownModel(msg) from error
+    except Exception as error:
+        msg = f"{package}, when it is imported, raised {raised(error)}"
+        raise BadMember(msg) from error
     for part in name.split("."):
         if not hasattr(found, part):
             msg = f"{package} has no {name!r}; nearest: {near_names(name, dir(found))}"
@@ -94,16 +99,13 @@ def construct(spec: MemberSpec) -> nn.Module:
     if spec.pretrained is not None and file is None:
         msg = f"there is no checkpoint file {spec.pretrained}; name it after @"
         raise WeightsNotFound(msg)
-    if not callable(found):
-        msg = f"{spec.architecture} is no callable but {type(found).__name__}"
-        raise BadMember(msg)
+    _check_callable(spec, found)
     try:
         module = seeded(cast("Callable[[], object]", found))
-    except TypeError as error:
-        msg = (
-            f"{spec.architecture}() fails ({error}): it is called without arguments; write a "
-            "function that fills them in"
-        )
+    except LensbaseError:
+        raise
+    except Exception as error:
+        msg = f"{spec.architecture} raised {raised(error)}"
         raise BadMember(msg) from error
     if not isinstance(module, nn.Module):
         msg = f"{spec.architecture}() gives {type(module).__name__}, not a torch.nn.Module"
@@ -111,6 +113,25 @@ def construct(spec: MemberSpec) -> nn.Module:
     if file is not None:
         load_weights(module, file)
     return module
+
+
+def _check_callable(spec: MemberSpec, found: Any) -> None:
+    """Raise BadMember for what cannot be called without arguments."""
+    if not callable(found):
+        msg = f"{spec.architecture} is no callable but {type(found).__name__}"
+        raise BadMember(msg)
+    try:
+        signature = inspect.signature(found)
+    except (TypeError, ValueError):  # of some built-in ones nothing is known
+        return
+    try:
+        signature.bind()
+    except TypeError as error:
+        msg = (
+            f"{spec.architecture}() fails ({error}): it is called without arguments; write a "
+            "function that fills them in"
+        )
+        raise BadMember(msg) from error
 
 
 def not_fetched(spec: MemberSpec, what: str, error: Exception) -> WeightsNotFound:

@@ -102,5 +102,6 @@ def matching_modules(names: list[str], pattern: str) -> list[str]:
 def near_names(word: str, names: list[str], *, count: int = 5) -> str:
     """The `count` names that are most like a word, or the first, as one line."""
     plain = word.removeprefix("re:").partition(",")[0]
-    near = difflib.get_close_matches(plain, names, n=count, cutoff=0.4)
-    return ", ".join(near or names[:count]) or "there are none"
+    folded = {name.lower(): name for name in names}
+    near = difflib.get_close_matches(plain.lower(), folded, n=count, cutoff=0.4)
+    return ", ".join([folded[one] for one in near] or names[:count]) or "there are none"

@@ -21,6 +21,7 @@ from .hooks import PROBES, run_mapped
 from .members import chosen_hooks
 from .probing import find_hooks
 from .specs import check_member_name
+from .user_code import forward_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -141,7 +142,10 @@ class HookedGenerator:
 
     def generate(self, z: Tensor) -> Tensor:
         """Images [n, 3, H, H] in [0, 1] of latents [n, *latent]; gradients flow."""
-        return self._unit_range(self._images(self._checked(z)))
+        z = self._checked(z)
+        with forward_of(self.name, over=f"{len(z)} latents"):
+            images = self._images(z)
+        return self._unit_range(images)
 
     def generate_with_maps(
         self, z: Tensor, modules: Sequence[str]
@@ -152,7 +156,8 @@ class HookedGenerator:
         """
         z = self._checked(z)
         hooks = chosen_hooks(self._hooks, modules, member=self.name)
-        images, maps = run_mapped(self.network, hooks, lambda: self._images(z))
+        with forward_of(self.name, over=f"{len(z)} latents"):
+            images, maps = run_mapped(self.network, hooks, lambda: self._images(z))
         return self._unit_range(images), maps
 
     @torch.no_grad()

@@ -8,29 +8,36 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from itertools import combinations_with_replacement
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ...schema.catalog import create_store
+from ...schema.catalog import check_place, create_store
 from ...schema.components import check_name
-from ...schema.errors import BadQuestion, RunBusy
-from ...schema.snapshot import open_snapshot
-from ...schema.zoo_errors import BadMember, ZooMismatch
+from ...schema.errors import BadQuestion
+from ...schema.layout import Layout
+from ...schema.zoo_errors import ZooMismatch
 from ...schema.zoo_files import zoo_folder
+from ...schema.zoos import mining_alone
 from ..devices import choose_device
 from ..sources import open_source
 from .examples import choose_pictures, make_examples
 from .mining import mine_units
 from .mining_options import MiningOptions
-from .pictures import Pictures, SampledPictures, keys_sha256, readable_pictures
+from .mining_plan import plan_mining
+from .pictures import (
+    Pictures,
+    SampledPictures,
+    SourcePictures,
+    keys_sha256,
+    readable_pictures,
+)
 from .publishing import Zoo, concept_units, matched_units, publish_zoo
+from .recorded import Recorded, all_models, chosen_anchor, model_facts, recorded_zoo
 from .sources import load_zoo
-from .specs import parse_spec
 from .units import GeneratorMember, Member
 from .zoo_arrays import (
     forget_others,
@@ -40,9 +47,6 @@ from .zoo_arrays import (
     kept_pair,
     kept_statistics,
 )
-
-if TYPE_CHECKING:
-    from ...schema.layout import Layout
 
 SAMPLES = 1600  # of a generator, as the thesis took (section 4.3)
 _LIBRARIES = ("torch", "torchvision", "timm", "open_clip_torch", "numpy", "pillow")
@@ -67,7 +71,8 @@ def mine_zoo(
     `images` is what `ingest` takes, or None where one of the models is a generator: its samples
     are the pictures then. `models` are specifications or loaded members; those of a zoo that is
     there already need not be named again. The `anchor` is the model that tuples and concepts go
-    through: by default the generator, or the first model.
+    through: by default the generator, or the first model. Where the store has all of this
+    already, nothing is published.
 
     Raises what `load_member`, `open_source` and `mine_units` raise, `BadMember`, `BadQuestion`,
     `ZooMismatch` where the zoo is of other pictures or settings, and `RunBusy`.
@@ -75,24 +80,36 @@ def mine_zoo(
     chosen = options or MiningOptions()
     say, tell = notice or _silent, progress or _still
     check_name(zoo, kind="zoo")
-    layout = create_store(store)
-    known = _known_models(layout, zoo)
-    if not models and not known:
-        msg = "a zoo needs models; name them with models=[...] (--model NAME=SOURCE:ARCHITECTURE)."
-        raise BadMember(msg)
-    with _alone(layout, zoo):
-        members = load_zoo(_all_models(models, known), device=choose_device(chosen.device))
-        anchor = _anchor(members, anchor, known)
+    layout = Layout(store)
+    check_place(layout)
+
+    def job_of(known: Recorded | None) -> _Job:
+        every = all_models(models, known)
+        members = load_zoo(every, device=choose_device(chosen.device))
+        through = chosen_anchor(members, anchor, known)
         pictures = pictures_for(images, members, options=chosen, progress=tell)
-        rejected = pictures.facts.get("rejected", 0)
-        if rejected:
-            say(f"{rejected:,} images cannot be read and are left out")
-        job = _Job(layout, zoo, anchor, members, pictures, chosen)
+        return _Job(layout, zoo, through, members, pictures, chosen, known)
+
+    job = None
+    if not layout.current.exists():
+        # Of what cannot be mined, nothing is left behind where there was no store.
+        job = job_of(None)
+        job.check_memory()
+    create_store(store)
+    with mining_alone(layout, zoo):
+        known = recorded_zoo(layout, zoo)
+        if job is None or known is not None:
+            job = job_of(known)
+        if isinstance(job.pictures, SourcePictures) and (left_out := job.pictures.left_out()):
+            say(left_out)
         job.check_same()
         missing = job.missing_pairs()
         if missing:
             job.mine(missing, say, tell)
-        job.publish(tell)
+        elif job.is_published():
+            say(f"zoo {zoo!r} has all of this already: nothing was mined")
+            return
+        job.publish(tell, anew=bool(missing))
 
 
 @dataclass(frozen=True)
@@ -103,6 +120,7 @@ class _Job:
     members: tuple[Member, ...]
     pictures: Pictures
     options: MiningOptions
+    known: Recorded | None
 
     @property
     def record(self) -> Zoo:
@@ -132,20 +150,23 @@ class _Job:
             "keys_sha256": keys_sha256(self.pictures.keys),
             "images": len(self.pictures),
             "neighbors": self.options.neighbors,
-            "models": [_identity(member) for member in sorted(members, key=lambda one: one.name)],
+            "models": [model_facts(member) for member in sorted(members, key=lambda one: one.name)],
         }
 
     def check_same(self) -> None:
         """Raise `ZooMismatch` before any work where the zoo was mined with something else."""
-        snapshot = open_snapshot(self.layout.root)
-        try:
-            found = snapshot.rows("SELECT * FROM rosetta_run WHERE name = ?", [self.zoo])
-        finally:
-            snapshot.connection.close()
-        own = _shown(dataclasses.asdict(self.record), self.pictures.facts)
-        for row in found:
-            theirs = _shown(row, json.loads(row["settings"])["pictures"])
+        if self.known is not None:
+            row = self.known.zoo
+            own = _shown(dataclasses.asdict(self.record), self.pictures.facts)
+            theirs = _shown(row, self.known.settings.get("pictures", {}))
             differing = [name for name in own if own[name] != theirs.get(name)]
+            if differing == ["content"] and theirs["content"] is None:
+                msg = (
+                    f"zoo {self.zoo!r} was mined by a version of lensbase that did not keep what "
+                    "its pictures hold, so that nothing says whether these are the same: mine it "
+                    "anew under another --zoo, or `lensbase rosetta drop` it first."
+                )
+                raise ZooMismatch(msg)
             if differing:
                 msg = (
                     f"zoo {self.zoo!r} was mined on {row['images']:,} pictures of "
@@ -162,6 +183,15 @@ class _Job:
             pairs=self.every_pair(),
         )
 
+    def check_memory(self) -> None:
+        """Raise `MemoryTooSmall` where a zoo of all these models could not be mined."""
+        plan_mining(
+            {member.name: member.modules for member in self.members},
+            pairs=[pair for pair in self.every_pair() if self._is_needed(pair)],
+            neighbors=self.options.neighbors,
+            memory=self.options.memory,
+        )
+
     def every_pair(self) -> dict[tuple[str, str], dict[str, Any]]:
         """All pairs of models, each with itself included, and what their numbers depend on."""
         return {
@@ -174,7 +204,7 @@ class _Job:
         missing = [
             names
             for names, facts in self.every_pair().items()
-            if (names[0] != names[1] or names[0] == self.anchor)
+            if self._is_needed(names)
             and kept_pair(self.layout, self.zoo, names, facts=facts) is None
         ]
         for member in self.members:
@@ -185,6 +215,9 @@ class _Job:
             ):
                 missing.append((self.anchor, member.name))
         return list(dict.fromkeys(missing))
+
+    def _is_needed(self, names: tuple[str, str]) -> bool:
+        return names[0] != names[1] or names[0] == self.anchor
 
     def mine(self, pairs: Sequence[tuple[str, str]], say: Notice, tell: Progress) -> None:
         """Mine pairs and keep them; an interrupted run goes on from its state."""
@@ -213,10 +246,23 @@ class _Job:
             keep_pair(self.layout, self.zoo, pair, facts=self.facts(*both.values()))
         shutil.rmtree(folder, ignore_errors=True)
 
-    def publish(self, tell: Progress) -> None:
-        """Keep examples of what was found, and publish the zoo."""
+    def is_published(self) -> bool:
+        """Whether the published generation has all that this would keep, examples included."""
+        if self.known is None or not self.known.says(self.record, self.members):
+            return False
+        if not self.options.examples:
+            return self.known.zoo["label"] is None
+        return self.known.examples(self.layout, self.record, self.members) is not None
+
+    def publish(self, tell: Progress, *, anew: bool) -> None:
+        """Keep examples of what was found, and publish the zoo.
+
+        Unless `anew`, its pairs are those of before, and the examples too where these fit.
+        """
         record, label = self.record, None
-        if self.options.examples:
+        if self.known is not None and not anew and self.options.examples:
+            label = self.known.examples(self.layout, record, self.members)
+        if self.options.examples and label is None:
             units = matched_units(self.layout, record, members=self.members)
             anchor = next(one for one in self.members if one.name == self.anchor)
             chosen = choose_pictures(
@@ -247,21 +293,12 @@ def _still(stage: str, done: int, total: int) -> None:
     """Tell nobody how far a mining is."""
 
 
-def _identity(member: Member) -> dict[str, Any]:
-    return {
-        "name": member.name,
-        "weights_sha256": member.weights_sha256,
-        "modules": [[one.name, one.channels, *one.grid] for one in member.modules],
-        "preprocessing": member.preprocessing,
-        "input_size": member.input_size,
-    }
-
-
 def _content(pictures: Mapping[str, Any]) -> dict[str, Any]:
     """Facts of pictures less where they lie, which is not what they are."""
-    if pictures["kind"] == "samples":
+    if pictures.get("kind") == "samples":
         return dict(pictures)
-    return {"rejected": pictures["rejected"], "content": pictures["sha256"]}
+    # Zoos that were mined before content was hashed lack it.
+    return {"rejected": pictures.get("rejected"), "content": pictures.get("sha256")}
 
 
 def _shown(record: Mapping[str, Any], pictures: Mapping[str, Any]) -> dict[str, Any]:
@@ -273,58 +310,6 @@ def _shown(record: Mapping[str, Any], pictures: Mapping[str, Any]) -> dict[str, 
 
 def _short_hash(value: Any) -> str:
     return keys_sha256([json.dumps(value, sort_keys=True)])[:16]
-
-
-def _known_models(layout: Layout, zoo: str) -> list[dict[str, Any]]:
-    """Rows of the models that a published zoo has, in order, with the zoo's anchor."""
-    snapshot = open_snapshot(layout.root)
-    try:
-        return snapshot.rows(
-            """SELECT m.name, m.source, m.spec, z.anchor FROM rosetta_model m
-               JOIN rosetta_run z USING (rosetta_id) WHERE z.name = ? ORDER BY m.position""",
-            [zoo],
-        )
-    finally:
-        snapshot.connection.close()
-
-
-def _all_models(
-    models: Sequence[str | Member], known: Sequence[Mapping[str, Any]]
-) -> list[str | Member]:
-    """The zoo's models as given, or as it recorded them, then the new ones."""
-    given = {parse_spec(one).name if isinstance(one, str) else one.name: one for one in models}
-    if len(given) < len(models):
-        return list(models)  # `load_zoo` says which name is there twice
-    lost = [row["name"] for row in known if row["source"] == "module" and row["name"] not in given]
-    if lost:
-        msg = (
-            f"{', '.join(lost)} of this zoo came as a module from Python, which no specification "
-            "brings back: pass it again with models=[...]."
-        )
-        raise BadMember(msg)
-    earlier: dict[str, str | Member] = {str(row["name"]): str(row["spec"]) for row in known}
-    return list((earlier | given).values())
-
-
-def _anchor(
-    members: Sequence[Member], asked: str | None, known: Sequence[Mapping[str, Any]]
-) -> str:
-    names = [member.name for member in members]
-    generators = [member.name for member in members if member.kind == "generator"]
-    if len(generators) > 1:
-        msg = (
-            f"{', '.join(generators)} are all generators, and two generators never make the same "
-            "picture; a zoo has one at most."
-        )
-        raise BadMember(msg)
-    if asked is not None and asked not in names:
-        msg = f"the anchor {asked!r} is none of the zoo's models: {', '.join(names)}."
-        raise BadMember(msg)
-    if len(members) < 2:
-        msg = f"{names[0]} is alone; units are matched between two models or more."
-        raise BadMember(msg)
-    own = known[0]["anchor"] if known else None
-    return asked or own or (generators[0] if generators else names[0])
 
 
 def pictures_for(
@@ -365,18 +350,3 @@ def pictures_for(
         batch_size=options.batch_size,
         progress=lambda done, total: tell("reading", done, total),
     )
-
-
-@contextmanager
-def _alone(layout: Layout, zoo: str) -> Generator[None]:
-    """Keep others from mining the same zoo; raises `RunBusy`."""
-    from filelock import FileLock, Timeout
-
-    path = layout.publish_lock.with_name(f"rosetta-{zoo}.lock")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(path, timeout=0):
-            yield
-    except Timeout as error:
-        msg = f"zoo {zoo!r} is being mined by another process; wait for it, or end it first."
-        raise RunBusy(msg) from error

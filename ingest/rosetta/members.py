@@ -19,6 +19,7 @@ from .default_modules import near_names
 from .hooks import PROBES, Hook, run_mapped
 from .probing import find_hooks
 from .specs import check_member_name
+from .user_code import forward_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -156,10 +157,11 @@ class HookedModel:
     def maps(self, batch: Batch) -> list[Tensor]:
         """One float32 [B, C, h, w] a module, of square RGB pictures of any size.
 
-        Raises BadPictures for others.
+        Raises BadPictures for others, ForwardFailed where the network raises.
         """
         pixels = self.pixels(batch.pictures)
-        _, maps = run_mapped(self.network, self._hooks, lambda: self._forward(pixels))
+        with forward_of(self.name, over=f"{len(pixels)} pictures"):
+            _, maps = run_mapped(self.network, self._hooks, lambda: self._forward(pixels))
         return [maps[module.name] for module in self.modules]
 
     def maps_of(self, pixels: Tensor, modules: Sequence[str] | None = None) -> dict[str, Tensor]:

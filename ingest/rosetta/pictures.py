@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _THREADS = 4
 _AHEAD = 4  # batches that wait, decoded, for the models
+_NAMED = 3  # files that cannot be read, of all that cannot
 _SUBMITTED = 4096  # pictures that threads are told of at once: each takes memory
 
 
@@ -76,15 +77,15 @@ def square(image: Image.Image) -> Image.Image:
 
 @dataclass(frozen=True)
 class SourcePictures:
-    """The readable pictures of a source: their keys and rows, and the rows `rejected`.
+    """The readable pictures of a source: their keys and rows.
 
-    `sha256` is of all that is in their files.
+    `rejected` are keys and reasons of the others; `sha256` is of all that is in the files.
     """
 
     source: Source
     keys: tuple[str, ...]
     rows: tuple[int, ...]
-    rejected: tuple[int, ...]
+    rejected: tuple[tuple[str, str], ...]
     sha256: str
     batch_size: int
 
@@ -100,6 +101,20 @@ class SourcePictures:
             "rejected": len(self.rejected),
             "sha256": self.sha256,
         }
+
+    def left_out(self) -> str | None:
+        """Which images cannot be read, and why, for people; None where all can."""
+        count = len(self.rejected)
+        if not count:
+            return None
+        said = (
+            "1 image cannot be read and is"
+            if count == 1
+            else f"{count:,} images cannot be read and are"
+        )
+        named = "; ".join(f"{key} ({reason})" for key, reason in self.rejected[:_NAMED])
+        more = f"; and {count - _NAMED:,} more" if count > _NAMED else ""
+        return f"{said} left out: {named}{more}"
 
     def from_image(self, start: int) -> Iterator[Batch]:
         """Batches from a picture on, decoded ahead by a few threads."""
@@ -132,19 +147,25 @@ def readable_pictures(
     every: list[str] = source.table().column("key").to_pylist()
     count = len(every)
     good: list[int] = []
-    bad: list[int] = []
+    bad: list[tuple[str, str]] = []
     content = hashlib.sha256()
     reader = _Reader(source)
     with ThreadPoolExecutor(_THREADS) as pool:
         for start in range(0, count, _SUBMITTED):
             rows = range(start, min(start + _SUBMITTED, count))
             for row, digest in zip(rows, pool.map(reader.digest, rows), strict=True):
-                (bad if digest is None else good).append(row)
-                content.update(digest or b"")
+                if isinstance(digest, str):
+                    bad.append((every[row], digest))
+                else:
+                    good.append(row)
+                    content.update(digest)
                 if progress is not None:
                     progress(row + 1, count)
     if not good:
-        msg = f"none of the {count} images of {source.root} can be read; there is nothing to mine."
+        first = f", the first of which is {bad[0][0]} ({bad[0][1]})" if bad else ""
+        msg = (
+            f"none of the {count} images of {source.root} can be read{first}; nothing can be mined."
+        )
         raise NoImages(msg)
     keys = tuple(every[row] for row in good)
     return SourcePictures(source, keys, tuple(good), tuple(bad), content.hexdigest(), batch_size)
@@ -160,13 +181,15 @@ class _Reader:
     def __call__(self, row: int) -> Image.Image:
         return square(decode(self._file(row)))
 
-    def digest(self, row: int) -> bytes | None:
-        """The hash of an image's file; None where it cannot be decoded."""
+    def digest(self, row: int) -> bytes | str:
+        """The hash of an image's file; the reason where it cannot be decoded."""
         try:
             data = self._file(row)
             decode(data)
-        except (RejectedImage, OSError):
-            return None
+        except RejectedImage as error:
+            return error.reason
+        except OSError as error:
+            return error.strerror or type(error).__name__
         return hashlib.sha256(data).digest()
 
     def _file(self, row: int) -> bytes:

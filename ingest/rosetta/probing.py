@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ...schema.errors import LensbaseError
-from ...schema.zoo_errors import ForwardFailed, NoSpatialMaps, NoSuchModule
+from ...schema.zoo_errors import NoSpatialMaps, NoSuchModule
 from .default_modules import default_modules, matching_modules, near_names
 from .hooks import Hook, read_hooks, run_hooked, token_grid
 from .units import UnitModule
+from .user_code import forward_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,18 +75,8 @@ def find_hooks(
 def _outputs(
     network: nn.Module, names: list[str], run: Callable[[], Any], *, name: str
 ) -> tuple[dict[str, Any], frozenset[str]]:
-    try:
-        with torch.no_grad():
-            _, outputs, overwritten = run_hooked(network, names, run)
-    except LensbaseError:
-        raise
-    except Exception as error:
-        first = str(error).strip().partition("\n")[0][:300]
-        msg = (
-            f"{name}: the forward pass over two pictures of the member's input size fails "
-            f"({type(error).__name__}: {first}); check its input size and what it takes"
-        )
-        raise ForwardFailed(msg) from error
+    with torch.no_grad(), forward_of(name, over="two pictures of the member's input size"):
+        _, outputs, overwritten = run_hooked(network, names, run)
     return outputs, overwritten
 
 

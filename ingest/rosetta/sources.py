@@ -158,7 +158,11 @@ def _generator(spec: MemberSpec, device: str | torch.device) -> Member:
 
 def _world(spec: MemberSpec, device: str | torch.device) -> Member:
     if spec.architecture not in WORLD:
-        msg = f"the world has no model {spec.architecture!r}; it has {', '.join(WORLD)}"
+        near = near_names(spec.architecture, list(WORLD), count=1)
+        msg = (
+            f"the world has no model {spec.architecture!r}; nearest: {near}. "
+            f"It has {', '.join(WORLD)}"
+        )
         raise UnknownModel(msg)
     if spec.pretrained is not None:
         msg = f"world:{spec.architecture} comes with its weights: leave out @{spec.pretrained}"
