@@ -10,7 +10,8 @@ from ..schema.errors import BadSQL
 if TYPE_CHECKING:
     import duckdb
 
-_SPACE = r"(?:\s|--[^\r\n]*|/\*.*?\*/)*"
+# Possessive: whatever a comment holds, there is one way only to read it.
+_SPACE = r"(?>\s|--[^\r\n]*+|/\*.*?\*/)*+"
 _EXPLAIN = re.compile(
     rf"{_SPACE}EXPLAIN\b{_SPACE}(?P<analyze>ANALYZE\b)?{_SPACE}"
     r"(?:\((?P<options>\s*(?:ANALYZE|FORMAT)\b[\w\s,]*)\))?",

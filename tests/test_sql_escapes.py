@@ -229,6 +229,14 @@ def test_refusals_say_what_can_be_asked(store: Store) -> None:
         store.sql("SELECT ?", [object()])
 
 
+@pytest.mark.parametrize("comments", ["-" * 300 + "\n", "/**/" * 300, "--\n" * 300])
+def test_comments_are_read_in_one_way(store: Store, comments: str) -> None:
+    """Otherwise an EXPLAIN that is not seen as one takes until the end of time."""
+    assert len(store.sql(f"{comments}EXPLAIN SELECT 1")) == 1
+    with pytest.raises(BadSQL, match="write EXPLAIN SELECT"):
+        store.sql(f"{comments}\u200bEXPLAIN SELECT 1")
+
+
 def test_a_long_query_is_stopped(store: Store) -> None:
     endless = (
         "SELECT count(*) FROM range(10000000) a, range(10000000) b WHERE a.range % 7 = b.range"
