@@ -201,13 +201,18 @@ class SqlFunctions:
 
     def _encoded(self, run: OpenRun, texts: list[str]) -> F32:
         """Embeddings [n, d'] of stored texts; raises `TextNotStored`."""
-        new = [text for text in texts if (run.name, text) not in self._vectors]
+        # Another thread may begin anew meanwhile: what is held here stays as it is.
+        known = self._vectors
+        new = [text for text in texts if (run.name, text) not in known]
         if new:
-            vectors = run.texts.stored(new)
-            if len(self._vectors) + len(new) > _TEXTS:
-                self._vectors = {}
-            self._vectors |= {(run.name, text): vectors[at] for at, text in enumerate(new)}
-        return np.stack([self._vectors[run.name, text] for text in texts])
+            found = dict(
+                zip(((run.name, text) for text in new), run.texts.stored(new), strict=True)
+            )
+            if len(known) + len(new) > _TEXTS:
+                old = ((run.name, text) for text in texts)
+                known = self._vectors = {key: known[key] for key in old if key in known}
+            known.update(found)
+        return np.stack([known[run.name, text] for text in texts])
 
     def _register(self) -> None:
         from duckdb.func import FunctionNullHandling, PythonUDFType

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from fabricated_store import TEXTS, Truth, fabricate
 
-from lensbase.api import Result, Store, open_store
+from lensbase.api import Result, Store, open_store, sql_functions
 from lensbase.schema.errors import BadSQL
 
 
@@ -183,6 +183,19 @@ def test_stores_of_one_catalogue_have_functions_of_their_own(tmp_path: Path) -> 
     path = tmp_path / "x.lens" / "current" / "lens.duckdb"
     with duckdb.connect(str(path), read_only=True) as raw, pytest.raises(duckdb.CatalogException):
         raw.execute("SELECT similarity('r', 1, 'sand')")
+
+
+def test_texts_are_known_when_others_make_room_for_new_ones(
+    made: tuple[Store, Truth], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sql_functions, "_TEXTS", 2)
+    with open_store(made[0].path) as store:
+        values = ", ".join(f"('{text}')" for text in TEXTS)
+        one = f"SELECT similarity('world-a', 0, '{TEXTS[0]}') AS s"
+        first = store.sql(one).rows()
+        all_of_them = f"SELECT similarity('world-a', 0, t) AS s FROM (VALUES {values}) v(t)"
+        assert store.sql(all_of_them).rows()[:1] == first
+        assert store.sql(one).rows() == first
 
 
 def test_threads_ask_at_once(store: Store) -> None:
