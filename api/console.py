@@ -121,7 +121,7 @@ class Console:
             raise BadSQL(msg) from error
         finally:
             cursor.close()
-        return _without_wide_integers(found)
+        return _without_wide_integers(_with_own_names(found))
 
     @contextmanager
     def stream(self, sql: str, *, rows: int) -> Generator[pa.RecordBatchReader]:
@@ -242,6 +242,20 @@ def _plain(parameters: Parameters) -> Any:
 
 def _plain_value(value: Any) -> Any:
     return value.tolist() if isinstance(value, np.generic | np.ndarray) else value
+
+
+def _with_own_names(table: pa.Table) -> pa.Table:
+    """Columns of one name told apart as DuckDB does it: `run`, `run_1`."""
+    taken = set(table.column_names)
+    if len(taken) == table.num_columns:
+        return table
+    names: list[str] = []
+    for name in table.column_names:
+        own, number = name, 1
+        while own in names or (own != name and own in taken):
+            own, number = f"{name}_{number}", number + 1
+        names.append(own)
+    return table.rename_columns(names)
 
 
 def _without_wide_integers(table: pa.Table) -> pa.Table:

@@ -81,8 +81,11 @@ class Result:
         return library("polars").from_arrow(self._table)
 
     def rows(self) -> list[dict[str, Any]]:
-        """The rows as dicts of Python values."""
-        return self._table.to_pylist()
+        """The rows as dicts of Python values.
+
+        Raises `BadQuestion` for dates beyond the years 1 to 9999, which Python has none for.
+        """
+        return _as_python(self._table)
 
     def torch(self, columns: str | Sequence[str] | None = None) -> torch.Tensor:
         """A column as a tensor [n], or several (by default all numbers) as float32 [n, columns].
@@ -148,7 +151,7 @@ class Result:
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for batch in self._table.to_batches(max_chunksize=1024):
-            yield from batch.to_pylist()
+            yield from _as_python(batch)
 
     @overload
     def __getitem__(self, key: int) -> dict[str, Any]: ...
@@ -173,7 +176,7 @@ class Result:
         if not -len(self) <= key < len(self):
             msg = f"there is no row {key}: the result has {len(self)}."
             raise IndexError(msg)
-        return self._table.slice(key % len(self), 1).to_pylist()[0]
+        return _as_python(self._table.slice(key % len(self), 1))[0]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         from .printing import renderables
@@ -193,6 +196,17 @@ class Result:
         return to_html(self)
 
 
+def _as_python(values: pa.Table | pa.RecordBatch | pa.ChunkedArray) -> list[Any]:
+    try:
+        return values.to_pylist()
+    except OverflowError as error:
+        msg = (
+            "the rows hold dates or times beyond the years 1 to 9999, which Python has no values "
+            "for; let the query CAST them to VARCHAR, or take the rows by .arrow() or .pl()."
+        )
+        raise BadQuestion(msg) from error
+
+
 def _write_parquet(result: Result, path: Path) -> None:
     import pyarrow.parquet as pq
 
@@ -209,7 +223,7 @@ def _write_csv(result: Result, path: Path) -> None:
             # A field of a CSV is one text: lists and bytes are written as JSON.
             texts = [
                 None if value is None else json.dumps(jsonable(value), ensure_ascii=False)
-                for value in table.column(place).to_pylist()
+                for value in _as_python(table.column(place))
             ]
             table = table.set_column(place, field.name, pa.array(texts, pa.string()))
     pc.write_csv(table, path)

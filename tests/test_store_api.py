@@ -125,6 +125,34 @@ def test_sql_answers_with_parameters(store: Store) -> None:
         ]
 
 
+def test_columns_of_one_name_are_told_apart(store: Store) -> None:
+    """As where two views are joined; the names that are there already are left alone."""
+    found = store.sql("SELECT 1 AS a, 2 AS a, 3 AS a_1, 4 AS a")
+    assert found.rows() == [{"a": 1, "a_2": 2, "a_1": 3, "a_3": 4}]
+    assert "a_3" in str(found)
+    joined = store.sql("FROM runs JOIN heads ON heads.run = runs.run LIMIT 1")
+    assert {"run", "run_1"} <= set(joined.columns)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "FROM test_all_types()",
+        "SELECT DATE 'infinity'",
+        "SELECT [TIMESTAMP '290000-01-01'] AS days",
+    ],
+)
+def test_dates_that_python_has_none_for_are_told(store: Store, query: str, tmp_path: Path) -> None:
+    found = store.sql(query)
+    assert found.arrow().num_rows
+    for take in (found.rows, found.__str__, lambda: list(found), lambda: found[0]):
+        with pytest.raises(BadQuestion, match="years 1 to 9999"):
+            take()
+    if found.columns == ["days"]:
+        with pytest.raises(BadQuestion, match="CAST them to VARCHAR"):
+            found.save(tmp_path / "x.csv")
+
+
 def test_threads_share_a_store(store: Store, truth: Truth) -> None:
     wrong: list[object] = []
     expected = truth.contribution(2, 1)[truth.rows_by_id]
