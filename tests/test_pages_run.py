@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Generator
 from html import unescape
 from pathlib import Path
@@ -14,6 +15,8 @@ from served import client_of
 
 from lensbase.api import Store, open_store
 from lensbase.api.run import RunView
+from lensbase.schema.catalog import publishing
+from lensbase.schema.layout import Layout
 
 
 @pytest.fixture(scope="module")
@@ -166,3 +169,22 @@ def test_lists_are_json_and_csv(client: TestClient, store: Store, run: RunView) 
     texts = facts(client, "/texts", pool="scenes", limit=3, offset=1)
     expected = store.sql("SELECT * FROM texts WHERE pool = 'scenes' ORDER BY position")
     assert (texts["rows"], texts["total"]) == (expected[1:4].rows(), len(expected))
+
+
+def test_texts_that_come_later_are_shown(world_store: Path, tmp_path: Path) -> None:
+    """What a head's page computes is kept beside the generation, which stays the same."""
+    root = Path(shutil.copytree(world_store, tmp_path / "s.lens", symlinks=True))
+    with publishing(Layout(root)) as draft:
+        draft.connection.execute("DELETE FROM head_text")
+    with client_of(root) as client:
+        before = facts(client, "/runs/r/heads", limit=100)["rows"]
+        assert {row["texts"] for row in before} == {None}
+        spans = {}
+        for row in before:
+            found = facts(client, f"/runs/r/heads/{row['component']}/textspan", m=4)
+            spans[row["component"]] = [one["text"] for one in found["rows"]]
+            if len(spans) == 1:
+                now = facts(client, "/runs/r/heads", limit=100)["rows"]
+                assert sum(one["texts"] is not None for one in now) == 1
+        after = facts(client, "/runs/r/heads", limit=100)["rows"]
+        assert {row["component"]: row["texts"] for row in after} == spans

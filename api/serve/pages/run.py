@@ -84,8 +84,12 @@ def layer_list(run: AskedRun, limit: Limit = 200, offset: Offset = 0) -> Rows:
 
 
 def heads_of(run: RunView) -> list[dict[str, Any]]:
-    """Rows of the view `heads`, by layer and head; made once a generation."""
-    return made_once(run, "heads", lambda: list(run.heads))
+    """Rows of the view `heads`, by layer and head; made once a generation.
+
+    Until all have texts they are read anew: TEXTSPAN is kept without a new generation.
+    """
+    found = made_once(run, "heads", lambda: list(run.heads))
+    return found if all(row["texts"] for row in found) else list(run.heads)
 
 
 def roles_of(store: Store, run: RunView) -> dict[str, str]:
