@@ -8,10 +8,8 @@ import re
 from collections.abc import Mapping
 
 import anyio.to_thread
-from fastapi import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-PICTURE = "private, max-age=3600"
 ANSWER = "private, no-cache"
 
 _SMALL = 1024
@@ -19,11 +17,6 @@ _LARGE = 64 * 1024
 _COMPRESSED = ("text/", "application/json", "application/javascript", "image/svg+xml")
 _GZIP = re.compile(r"(?:^|,)\s*(?:gzip|\*)\s*(?:;\s*q=(?P<q>[0-9.]+)\s*)?(?=,|$)", re.IGNORECASE)
 _STARTED = "http.response.start"
-
-
-def picture_response(picture: bytes, media_type: str) -> Response:
-    """A picture, such as `image/webp`, which a browser may show again for an hour."""
-    return Response(picture, media_type=media_type, headers={"Cache-Control": PICTURE})
 
 
 class Caching:
