@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import logging
 import shutil
 from collections.abc import Generator
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import pytest
 from fastapi.testclient import TestClient
@@ -15,6 +17,10 @@ from served import client_of
 
 from lensbase.api import open_store
 from lensbase.schema.errors import TextNotStored
+from lensbase.schema.stages import stage
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +102,8 @@ def test_rows_are_csv_too(client: TestClient) -> None:
     assert row == ['a,"b"', "[1, 2]", "", "0.5", "true", "é"]
     posted = client.post("/api/sql?format=csv", json={"query": "SELECT 7 AS n"})
     assert posted.text == "n\r\n7\r\n"
+    twice = client.get("/api/sql?query=SELECT+1+AS+a,+2+AS+a&format=csv")
+    assert twice.text == "a,a_1\r\n1,2\r\n"
     assert client.get("/api/runs?format=csv").text.startswith("run,model,")
     assert client.get("/api/runs?format=xls").status_code == 422
 
@@ -113,11 +121,45 @@ def test_the_document_says_what_is_answered(client: TestClient) -> None:
             assert operation["description"].rstrip().endswith((".", "`")), path
             assert operation["tags"]
             names.append(operation["operationId"])
-            for status in ("403", "404", "414", "422", "503"):
+            for status in ("401", "403", "404", "413", "414", "422", "503"):
                 schema = operation["responses"][status]["content"]["application/json"]["schema"]
                 assert schema == {"$ref": "#/components/schemas/Problem"}
     assert len(names) == len(set(names))
     assert "HTTPValidationError" not in document["components"]["schemas"]
+    assert "securitySchemes" not in document["components"]
+
+
+def test_the_document_of_a_locked_server_says_so(world_store: Path) -> None:
+    header = {"Authorization": "Bearer a-token-of-twenty-letters"}
+    with client_of(world_store, token="a-token-of-twenty-letters") as client:
+        document = client.get("/api/openapi.json", headers=header).json()
+        assert client.get("/api/runs", headers=header).status_code == 200
+    (name,) = document["components"]["securitySchemes"]
+    assert document["components"]["securitySchemes"][name]["scheme"] == "bearer"
+    operations = [one for asked in document["paths"].values() for one in asked.values()]
+    assert all(one["security"] == [{name: []}] for one in operations)
+
+
+def test_work_for_a_request_shows_no_bar_to_whoever_serves(
+    world_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    def work() -> str:
+        with stage(logging.getLogger(__name__), "work", unit="step") as found:
+            found.tell(1, 2)
+        return "done"
+
+    monkeypatch.setattr("sys.stderr", shown := Terminal())
+    work()
+    assert "1 of 2 steps" in shown.getvalue()
+    with client_of(world_store) as client:
+        cast("FastAPI", client.app).get("/api/work")(work)
+        monkeypatch.setattr("sys.stderr", shown := Terminal())
+        assert client.get("/api/work").json() == "done"
+        assert shown.getvalue() == ""
 
 
 def test_a_new_generation_is_there_at_the_next_request(world_store: Path, tmp_path: Path) -> None:

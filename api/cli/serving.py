@@ -9,6 +9,7 @@ import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
+from urllib.parse import quote
 
 import typer
 
@@ -89,7 +90,7 @@ def serve(
             )
         )
         if open_browser:
-            shown = address if token is None else f"{address}?token={token}"
+            shown = address if token is None else f"{address}?token={quote(token, safe='')}"
             threading.Thread(target=_show, args=(server, shown), daemon=True).start()
         try:
             server.run(sockets=[listening])

@@ -8,8 +8,9 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 from pathlib import Path
 
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.routing import APIRoute
+from fastapi.security import HTTPBearer
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel
 
@@ -50,8 +51,10 @@ PAGES = (
 
 _PROBLEMS = {
     400: "The address or the body is malformed.",
+    401: "The server was started with a token, and this request brings none or another.",
     403: "The request comes from another site's page, or names another host.",
     404: "Something that the address names is not there.",
+    413: "The body is too long.",
     414: "The address is too long.",
     422: "The question cannot be answered; the message says what can.",
     503: "The store is damaged, or the server busy.",
@@ -116,6 +119,8 @@ def create_app(
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
+        # The guards look at the token; this tells the document of it.
+        dependencies=[] if token is None else [Depends(HTTPBearer(auto_error=False))],
         generate_unique_id_function=_operation,
         responses={
             status: {"model": Problem, "description": told} for status, told in _PROBLEMS.items()

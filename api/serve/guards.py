@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ...schema.stages import quiet
 from .hosts import is_loopback_authority
 from .rendering import render
 
@@ -34,6 +35,7 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
 }
 
+_LENGTH = re.compile(r"[0-9]{1,20}")
 _MALFORMED = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 
 
@@ -77,7 +79,8 @@ class Guards:
             refusal = _TOO_LARGE if body is None else None
             receive = _replay(body or b"")
         answer = _answer(scope, refusal) if refusal else self._admission(scope, headers)
-        await (answer or self._app)(scope, receive, send_guarded)
+        with quiet():  # whoever started the server did not ask
+            await (answer or self._app)(scope, receive, send_guarded)
 
     def _refusal(self, scope: Scope, headers: Mapping[bytes, str]) -> _Refusal | None:
         url = scope.get("raw_path") or scope["path"].encode(), scope["query_string"]
@@ -90,9 +93,8 @@ class Guards:
         if scope["method"] not in ("GET", "HEAD") and not _is_posted(scope):
             msg = f"the store is read-only: ask with GET or HEAD, or POST {POSTED}."
             return _Refusal(405, "MethodNotAllowed", msg)
-        if not headers.get(b"content-length", "0").isdigit() or (
-            int(headers.get(b"content-length", "0")) > MOST_BODY
-        ):
+        length = headers.get(b"content-length", "0")
+        if not _LENGTH.fullmatch(length) or int(length) > MOST_BODY:
             return _TOO_LARGE
         host = headers.get(b"host", "")
         if self._loopback and not is_loopback_authority(host):

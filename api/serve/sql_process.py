@@ -141,7 +141,11 @@ class _Process:
         try:
             if not self._ready:
                 # Importing is no part of the query's time.
-                self._ready = pipe.poll(_BEGINNING) and pipe.recv() == "ready"
+                if not pipe.poll(_BEGINNING):
+                    self.end()
+                    msg = "the process that runs queries does not begin; ask again."
+                    raise ServerBusy(msg)
+                self._ready = pipe.recv() == "ready"
             pipe.send(question)
             if not pipe.poll(question.seconds + GRACE):
                 self.end()

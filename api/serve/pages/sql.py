@@ -8,7 +8,6 @@ from fastapi import Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from ....schema.errors import LensbaseError
-from ...result import Result
 from ...store import Store
 from ..answers import Offset, Problem, Rows, address_of, rows_of
 from ..asked import Asked
@@ -144,20 +143,20 @@ def sql_views(store: Asked) -> list[SqlView]:
 @pages.page("/sql", "sql.html", json=False)
 def sql_page(request: Request, store: Asked, *, query: Sql = "", offset: Offset = 0) -> SqlPage:
     """The SQL console."""
-    found: Result | None = None
+    rows: Rows | None = None
     problem: Problem | None = None
     if query.strip():
         try:
-            found = _processes(request).query(query)
+            rows = rows_of(_processes(request).query(query), limit=SHOWN, offset=offset)
         except LensbaseError as error:
             problem = Problem(error=type(error).__name__, message=str(error))
             request.state.status = status_of(error)
     asked = {"limit": MOST.rows, "offset": None, "format": "csv"}
     return SqlPage(
         query=query,
-        rows=None if found is None else rows_of(found, limit=SHOWN, offset=offset),
+        rows=rows,
         problem=problem,
-        csv=None if found is None else f"/api{address_of(request, **asked)}",
+        csv=None if rows is None else f"/api{address_of(request, **asked)}",
         most=MOST.rows,
         views=_views(store),
         examples=[SqlExample(title=title, query=sql) for title, sql in _EXAMPLES],
