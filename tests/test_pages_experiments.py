@@ -17,6 +17,7 @@ from fastapi.testclient import TestClient
 from lensbase.api import open_store
 from lensbase.api.roles import role
 from lensbase.api.run import RunView
+from lensbase.api.serve import experiments
 from lensbase.api.serve.app import create_app
 
 BASE = "/runs/r"
@@ -200,3 +201,12 @@ def test_experiments_leave_nothing_in_the_store(client: TestClient, own_store: P
     for path in ("/accuracy", "/ablation-curve", "/spurious-heads"):
         facts(client, path, **asked, **({"by": "background"} if "spurious" in path else {}))
     assert kept() == before
+
+
+def test_more_labels_than_can_be_classes_are_told(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(experiments, "MOST_CLASSES", 2)
+    answer = client.get(f"/api{BASE}/accuracy?label=key")
+    assert answer.status_code == 422
+    assert "more labels than the 2 classes" in answer.json()["message"]

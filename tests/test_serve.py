@@ -129,6 +129,13 @@ def test_the_document_says_what_is_answered(client: TestClient) -> None:
     assert "securitySchemes" not in document["components"]
 
 
+def test_a_pool_that_is_not_there_is_told(client: TestClient) -> None:
+    assert client.get("/api/texts?pool=few").json()["total"] == 4
+    answer = client.get("/api/texts?pool=many")
+    assert answer.status_code == 404
+    assert answer.json()["error"] == "UnknownPool"
+
+
 def test_the_document_of_a_locked_server_says_so(world_store: Path) -> None:
     header = {"Authorization": "Bearer a-token-of-twenty-letters"}
     with client_of(world_store, token="a-token-of-twenty-letters") as client:

@@ -105,8 +105,8 @@ class Experiment:
             raise BadQuestion(msg)
         if len(labels) > MOST_CLASSES:
             msg = (
-                f"column {self.label!r} has {len(labels):,} labels, more than {MOST_CLASSES} "
-                "classes; choose classes=, and leave other images out with where=."
+                f"column {self.label!r} has more labels than the {MOST_CLASSES} classes that are "
+                "asked about at once; choose classes=, and leave other images out with where=."
             )
             raise BadQuestion(msg)
         return labels

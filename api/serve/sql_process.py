@@ -115,9 +115,8 @@ class _Process:
             if self._closed or (self._process is not None and self._process.is_alive()):
                 return
             context = multiprocessing.get_context("spawn")
-            self._pipe, theirs = context.Pipe()
-            self._ready = False
-            self._process = context.Process(
+            ours, theirs = context.Pipe()
+            process = context.Process(
                 target=serve_queries, args=(self._path, theirs), name="lensbase-sql", daemon=True
             )
             # Ctrl-C is for the server, which closes the pipe; a process inherits what is blocked.
@@ -125,10 +124,14 @@ class _Process:
             resource_tracker.ensure_running()
             before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
             try:
-                self._process.start()
+                process.start()
+            except BaseException:
+                ours.close()
+                raise
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
-            theirs.close()
+                theirs.close()
+            self._process, self._pipe, self._ready = process, ours, False
 
     def answer(self, question: _Question) -> tuple[pa.Table, bool]:
         import pyarrow as pa

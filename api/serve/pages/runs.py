@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import Query
 from pydantic import BaseModel
 
+from ....schema.errors import UnknownPool
 from ..answers import Limit, Offset, Rows, rows_of
 from ..asked import Asked
 from ..page import Pages
@@ -67,6 +68,9 @@ def pool_texts(
     offset: Offset = 0,
 ) -> Rows:
     """The texts of a pool."""
+    if not len(store.sql("SELECT 1 FROM pool WHERE name = ?", [pool])):
+        msg = f"the store holds no pool {pool!r}; /api/pools lists them."
+        raise UnknownPool(msg)
     found = store.sql(
         "SELECT * FROM texts WHERE pool = ? ORDER BY position LIMIT ? OFFSET ?",
         [pool, limit, offset],
