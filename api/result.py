@@ -134,14 +134,18 @@ class Result:
         import pyarrow.types as kinds
 
         kind = self._table.schema.field(name).type
-        return kinds.is_integer(kind) or kinds.is_floating(kind) or kinds.is_boolean(kind)
+        known = (kinds.is_integer, kinds.is_floating, kinds.is_boolean, kinds.is_decimal)
+        return any(is_kind(kind) for is_kind in known)
 
     def _numbers(self, name: str) -> npt.NDArray[Any]:
         if name not in self.columns or not self.is_number(name):
             numbers = [column for column in self.columns if self.is_number(column)]
             msg = f"{name!r} is no column of numbers; there are {', '.join(numbers) or 'none'}."
             raise BadQuestion(msg)
-        return self[name]
+        values = self[name]
+        if values.dtype == object:  # decimals, or truth values of which some are missing
+            return self._table.column(name).cast("float64").to_numpy()
+        return values
 
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
         return self._table.__arrow_c_stream__(requested_schema)
@@ -241,13 +245,19 @@ def no_format(path: Path, suffixes: Sequence[str]) -> BadQuestion:
 
 
 def jsonable(value: Any) -> Any:
-    """The nearest JSON: NaN and infinity become null, bytes base64, dates ISO texts."""
+    """The nearest JSON: NaN and infinity become null, bytes base64, dates ISO texts.
+
+    Decimals, which is what SQL takes `0.5` for, become numbers.
+    """
     from base64 import b64encode
+    from decimal import Decimal
 
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float):
         return value if np.isfinite(value) else None
+    if isinstance(value, Decimal):
+        return int(value) if value.as_tuple().exponent == 0 else float(value)
     if isinstance(value, dict):
         return {str(name): jsonable(one) for name, one in value.items()}
     if isinstance(value, list | tuple):

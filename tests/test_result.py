@@ -6,6 +6,7 @@ import csv
 import json
 import math
 from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -137,3 +138,16 @@ def test_results_plot_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BadQuestion, match="nothing to plot"):
         Result.of({"text": ["a"]}).plot()
     plt.close("all")
+
+
+def test_decimals_are_numbers(tmp_path: Path) -> None:
+    """SQL takes `0.5` for a decimal; JSON has numbers for it, and so has torch."""
+    torch = pytest.importorskip("torch")
+    half, wide = Decimal("0.50"), Decimal(10**30)
+    found = Result(pa.table({"half": [half, None], "wide": [wide, wide], "yes": [True, None]}))
+    rows = json.loads(found.save(tmp_path / "x.json").read_text())
+    assert rows[0] == {"half": 0.5, "wide": 10**30, "yes": True}
+    assert rows[1] == {"half": None, "wide": 10**30, "yes": None}
+    assert found.torch("half").dtype == torch.float64
+    assert found.torch()[0].tolist() == pytest.approx([0.5, 1e30, 1.0])
+    assert found.torch()[1].isnan().tolist() == [True, False, True]
