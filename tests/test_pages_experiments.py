@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import time
 from collections.abc import Iterator
 from html import unescape
 from pathlib import Path
@@ -175,12 +174,10 @@ def test_what_cannot_be_asked_is_told(client: TestClient, asked: dict[str, Any],
 
 def test_a_slow_expression_is_stopped(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lensbase.api.serve.choosing.SECONDS", 0.5)
-    begun = time.monotonic()
     where = "(SELECT count(*) FROM range(100000000000)) > 0"
     answer = client.get(f"/api{BASE}/accuracy", params={"where": where})
     assert answer.status_code == 422
     assert "0.5 s" in answer.json()["message"]
-    assert time.monotonic() - begun < 20
     assert facts(client, "/accuracy", where="width > 0")["images"] == 150
 
 
