@@ -132,6 +132,7 @@ def test_pictures_are_small_and_shared(site: Path) -> None:
     assert len(shown) > 2 * len(pictures)
 
 
+@pytest.mark.slow
 def test_the_command_writes_both_kinds(
     world_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -36,7 +36,9 @@ def test_every_view_is_a_file_with_the_same_rows(world_zoo: Path, tables: Path) 
         assert {path.stem for path in tables.glob("*.parquet")} == expected
         assert len(expected) >= 24
         for view in sorted(expected):
-            asked = store.sql(f'FROM "{view}" ORDER BY ALL').arrow()
+            # SQL's functions are in the dictionary of `store.sql`, and in no file.
+            rows = " WHERE NOT contains(relation, '(')" if view == DICTIONARY else ""
+            asked = store.sql(f'FROM "{view}"{rows} ORDER BY ALL').arrow()
             read = _sorted(tables / f"{view}.parquet")
             assert read.equals(asked), view
 

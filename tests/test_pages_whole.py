@@ -44,7 +44,9 @@ def lean(tmp_path_factory: pytest.TempPathFactory) -> Generator[TestClient]:
         yield client
 
 
-@pytest.mark.parametrize("start", ["/", "/runs/r/search?text=a+red+circle"])
+@pytest.mark.parametrize(
+    "start", [pytest.param("/", marks=pytest.mark.slow), "/runs/r/search?text=a+red+circle"]
+)
 def test_every_link_leads_somewhere(client: TestClient, start: str) -> None:
     """The first 120 addresses from here, breadth first: pages, pictures, data."""
     statuses = crawled(client, start, 120)

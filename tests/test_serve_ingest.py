@@ -11,6 +11,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import pytest
 from commands import start
 from served import served
 
@@ -18,6 +19,7 @@ PATHS = ("/", "/api/", "/sql", "/runs/r", "/runs/r/heads/L3.H1", "/runs/r/images
 COUNT = "/api/sql?query=SELECT+run,committed,status+FROM+runs+ORDER+BY+run"
 
 
+@pytest.mark.slow
 def test_a_server_follows_an_ingest_without_a_single_failure(
     world_store: Path, scenes: Path, tmp_path: Path
 ) -> None:
