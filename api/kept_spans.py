@@ -157,13 +157,20 @@ def _catalogued(question: SpanQuestion, heads: Sequence[KeptHead], m: int) -> di
         head: np.array(by_head.get((head.address.layer, head.address.head), [])).reshape(-1, 3)
         for head in heads
     }
-    short = [head for head, picks in stored.items() if len(picks) < m]
+    whole = _whole(question)
+    short = [head for head, picks in stored.items() if len(picks) < min(m, whole)]
     ended = _ended(question, short, m) if short else set[KeptHead]()
     return {
         head: Picks(picks[:, 0].astype(np.int64), picks[:, 1], picks[:, 2])
         for head, picks in stored.items()
-        if len(picks) == m or head in ended
+        if len(picks) >= min(m, whole) or head in ended
     }
+
+
+def _whole(question: SpanQuestion) -> int:
+    """How many texts leave nothing of a head: its dimensions, or all that the pool has."""
+    shape = question.run.shape
+    return min(shape.head_width + 3, shape.embed_dim, question.candidates.size)
 
 
 def _ended(question: SpanQuestion, heads: Sequence[KeptHead], m: int) -> set[KeptHead]:

@@ -69,7 +69,7 @@ VIEWS: dict[str, tuple[str, str]] = {
                       JOIN pool p ON p.pool_id = ht.pool_id AND p.name = run.default_pool
                       JOIN text t ON t.pool_id = ht.pool_id AND t.position = ht.position) x
              ON x.run_id = h.run_id AND x.layer = h.layer AND x.head = h.head
-           GROUP BY ALL""",
+           GROUP BY ALL ORDER BY r.name, h.layer, h.head""",
     ),
     "head_texts": (
         "TEXTSPAN of each head over the whole run: one row for each picked text.",
