@@ -124,6 +124,22 @@ def test_an_address_holds_the_whole_experiment(client: TestClient, run: RunView)
     assert measured.classifier.classes == made.classes
 
 
+def test_ticked_classes_choose_their_images(client: TestClient, run: RunView) -> None:
+    """Two of the labels: only their images are classified, and the shown Python does the same."""
+    two = labels(run)[:2]
+    page = facts(client, "/experiments", classes=two, where="width > 0")
+    assert page["problem"] is None
+    made = run.classifier(two, templates="a {}")
+    chosen = f"(width > 0) AND \"label\" IN ('{two[0]}', '{two[1]}')"
+    expected = run.accuracy(made, where=chosen)
+    assert page["outcome"]["accuracy"]["overall"] == pytest.approx(expected.overall)
+    assert page["outcome"]["images"] == expected.images < 150
+    assert f"where={chosen!r}" in page["python"]
+    assert facts(client, "/ablation-curve", classes=two)["rows"]
+    wrong = html(client, "/experiments", where="nothing > 1")
+    assert "template=a+" not in wrong, "another template would not help"
+
+
 def test_the_form_offers_every_component_and_column(client: TestClient, run: RunView) -> None:
     page = facts(client, "/experiments")
     kept = [one["component"] for row in page["layers"] for one in row["heads"] if one]
@@ -157,9 +173,8 @@ def test_texts_that_are_not_stored_are_told_on_the_page(client: TestClient) -> N
         ({"ablate": "L99.H0"}, "L99.H0"),
         ({"ablate": "role:nobody"}, "nobody"),
         ({"by": "nothing"}, "nothing"),
-        ({"label": "caption", "classes": "circle"}, "no class"),
+        ({"label": "caption", "classes": "circle"}, "no image"),
         ({"label": "nothing"}, "nothing"),
-        ({"classes": ["circle"]}, "no class"),
         ({"template": "nowhere"}, "nowhere"),
     ],
 )

@@ -108,7 +108,7 @@ def test_an_image_s_page(client: TestClient, store: Store, run: RunView) -> None
     """Concepts, shares that add up to 1, the heads' shares of the view, and nearest images."""
     page = facts(client, "/runs/r/images/17")
     image = run.image(17)
-    assert page["concepts"]["rows"]["rows"] == image.concepts(k=12).rows()
+    assert page["concepts"]["rows"]["rows"] == image.concepts(k=12, center=True).rows()
     assert page["nearest"]["rows"] == run.nearest_images(17, 13, normalize=True).rows()
     shares = [cell["value"] for row in page["layers"]["rows"] for cell in row["cells"] if cell]
     assert sum(shares) == pytest.approx(1, abs=5e-3), "float16 on disk"
@@ -127,6 +127,29 @@ def test_an_image_s_page(client: TestClient, store: Store, run: RunView) -> None
     assert [(one["previous"], one["next"]) for one in edges] == [(None, 1), (148, None)]
     for wrong, status in {"150": 404, "-1": 422, "x": 422, "9" * 30: 422}.items():
         assert client.get(f"/runs/r/images/{wrong}").status_code == status, wrong
+
+
+def test_concepts_with_and_without_what_all_texts_share(client: TestClient, run: RunView) -> None:
+    image = run.image(17)
+    for asked, center in (({}, True), ({"center": False}, False)):
+        page = facts(client, "/runs/r/images/17", **asked)
+        expected = image.concepts(k=12, center=center).rows()
+        found = [row["text"] for row in page["concepts"]["rows"]["rows"]]
+        assert found == [row["text"] for row in expected]
+        text = checked(client, "/runs/r/images/17", **asked)
+        call = ".concepts(k=12, center=True)" if center else ".concepts(k=12)"
+        assert call in text
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [("head=L9.H9", "L9.H9"), ("head=L0.H2&text=a", "layer 0"), ("neuron=L9.N1", "9")],
+)
+def test_a_page_says_what_its_pictures_lack(client: TestClient, asked: str, said: str) -> None:
+    for path in ("/runs/r/images/17", "/api/runs/r/images/17"):
+        answer = client.get(f"{path}?{asked}")
+        assert answer.status_code == 404
+        assert said in answer.text
 
 
 def test_maps_of_an_image(client: TestClient, run: RunView) -> None:

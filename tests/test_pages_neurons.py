@@ -107,6 +107,15 @@ def test_a_neuron_s_page(client: TestClient, run: RunView) -> None:
     assert page["python"] == "store.run('r').neuron('L6.N12').texts(m=16)"
 
 
+def test_the_list_s_python_gives_the_list(client: TestClient, store: Store) -> None:
+    for asked in ({"sort": "mean_norm", "layer": 3, "offset": 50}, {"text": "a red circle"}):
+        page = facts(client, "/runs/r/neurons", **asked)
+        found = eval(page["python"], {"store": store})
+        named = [row["component"] for row in page["rows"]["rows"]]
+        assert list(found["component"]) == named
+        assert len(named) == 50
+
+
 def test_a_neuron_s_answers(client: TestClient, run: RunView) -> None:
     neuron = run.neuron("L6.N12")
     own = "/runs/r/neurons/L6.N12"

@@ -147,14 +147,22 @@ def test_search_has_three_parts(client: TestClient, run: RunView) -> None:
     assert page["heads"]["rows"]["rows"] == approximately(run.find_heads("a red circle", 8).rows())
     neurons = run.find_neurons("a red circle", 12)
     assert page["neurons"]["rows"]["rows"] == approximately(neurons.rows())
-    images = run.top_images("a red circle", 18)
+    images = run.top_images("a red circle", 18, normalize=True)
     assert page["images"]["rows"]["rows"] == approximately(images.rows())
     text = checked(client, "/runs/r/search", text="a red circle")
     assert text.count('class="thumb"') == 18
+    assert ".top_images(&#39;a red circle&#39;, k=18, normalize=True)" in text
+    listed = facts(client, "/runs/r/images", text="a red circle")["rows"]["rows"]
+    shown = page["images"]["rows"]["rows"]
+    assert [row["image_id"] for row in listed[:18]] == [row["image_id"] for row in shown]
     checked(client, "/runs/r/search")
-    assert "/runs/r/search?text=a+red+circle" in checked(client, "/search", text="a red circle")
+    for asked, query in (("a red circle", "?text=a+red+circle"), ("  ", "")):
+        answer = client.get("/search", params={"text": asked})
+        assert (answer.status_code, answer.headers["location"]) == (303, f"/runs/r/search{query}")
+    assert facts(client, "/search", text="a red circle")["runs"] == ["r"]
     for kind in ("heads", "neurons", "images"):
-        found = facts(client, f"/runs/r/find/{kind}", text="a red circle", k=3)
+        asked = {"normalize": True} if kind == "images" else {}
+        found = facts(client, f"/runs/r/find/{kind}", text="a red circle", k=3, **asked)
         assert found["rows"] == page[kind]["rows"]["rows"][:3]
     unknown = facts(client, "/runs/r/search", text="no such words")
     assert "is not stored" in unknown["images"]["missing"]
@@ -166,6 +174,12 @@ def test_lists_are_json_and_csv(client: TestClient, store: Store, run: RunView) 
     assert (page["total"], len(page["rows"])) == (64, 4)
     lines = client.get("/api/runs/r/layers?format=csv").text.splitlines()
     assert len(lines) == 1 + len(run.layers) == 18
+    for path, rows in (("images", 150), ("heads", 64), ("neurons", 3584)):
+        answer = client.get(f"/api/runs/r/{path}?format=csv")
+        assert len(answer.text.splitlines()) == 1 + rows, "all of them, not one page"
+        assert answer.headers["x-total-count"] == str(rows)
+        assert len(client.get(f"/api/runs/r/{path}?format=csv&limit=7").text.splitlines()) == 8
+    assert "CSV of 150 rows" in checked(client, "/runs/r/images", offset=60)
     texts = facts(client, "/texts", pool="scenes", limit=3, offset=1)
     expected = store.sql("SELECT * FROM texts WHERE pool = 'scenes' ORDER BY position")
     assert (texts["rows"], texts["total"]) == (expected[1:4].rows(), len(expected))

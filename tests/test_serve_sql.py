@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import time
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
+from html import unescape
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -42,7 +44,9 @@ def test_the_page_answers_and_says_what_is_wrong(client: TestClient) -> None:
     assert page.text.count("<tr><td") >= 50
     assert "1 to 50 of 150" in page.text
     assert 'rel="next"' in page.text
-    assert "format=csv" in page.text
+    (address,) = re.findall(r'href="([^"]+format=csv)">CSV of 150 rows', page.text)
+    assert len(client.get(unescape(address)).text.splitlines()) == 151
+    assert f'data-copy="store.sql(&#34;&#34;&#34;{query}&#34;&#34;&#34;)"' in page.text
     wrong = client.get("/sql", params={"query": "SELECT nothing FROM runs"})
     assert wrong.status_code == 422
     assert "nothing" in wrong.text

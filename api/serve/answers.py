@@ -15,6 +15,8 @@ from pydantic import BaseModel, Field
 from ..result import Result, jsonable
 
 MOST_ROWS = 500
+CSV_ROWS = 10_000
+"""How many rows a CSV file has where nothing is said: as many as the SQL console takes."""
 
 Limit = Annotated[int, Query(ge=1, le=MOST_ROWS, description="How many rows at most.")]
 Offset = Annotated[int, Query(ge=0, le=2**31 - 1, description="How many rows to pass over.")]
@@ -117,7 +119,10 @@ def csv_response(rows: Rows, request: Request) -> Response:
     return Response(
         out.getvalue().encode("utf-8", "replace"),
         media_type="text/csv; charset=utf-8",
-        headers={"Content-Disposition": f'attachment; filename="{name or "rows"}.csv"'},
+        headers={
+            "Content-Disposition": f'attachment; filename="{name or "rows"}.csv"',
+            "X-Total-Count": str(rows.total),
+        },
     )
 
 

@@ -126,6 +126,7 @@ def create_app(
             status: {"model": Problem, "description": told} for status, told in _PROBLEMS.items()
         },
     )
+    app.state.path = str(path)
     app.state.served = served
     app.state.sql = processes
     app.state.environment = make_environment(lambda path: path)

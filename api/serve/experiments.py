@@ -134,8 +134,18 @@ class Experiment:
 
     @cached_property
     def images(self) -> npt.NDArray[np.int64] | None:
-        """The images that meet `where`; None for all."""
-        return images_where(self.sql, self.run, self.where) if self.where.strip() else None
+        """The images that meet `condition`; None for all."""
+        return images_where(self.sql, self.run, self.condition) if self.condition else None
+
+    @property
+    def condition(self) -> str:
+        """What is asked of the images: `where`, and to be of the classes chosen, if some are."""
+        where = self.where.strip()
+        if not self.chosen:
+            return where
+        listed = ", ".join("'" + one.replace("'", "''") + "'" for one in self.chosen)
+        of_them = f"{quoted(self.label)} IN ({listed})"
+        return f"({where}) AND {of_them}" if where else of_them
 
     @property
     def parts(self) -> Components:
@@ -151,7 +161,7 @@ class Experiment:
         given = {
             "label": None if self.label == "label" else self.label,
             "by": self.by,
-            "where": self.where.strip(),
+            "where": self.condition,
         }
         more = [f", {name}={value!r}" for name, value in given.items() if value]
         if self.ablate:

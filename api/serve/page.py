@@ -8,17 +8,18 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, RedirectResponse
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 
-from .answers import Format, add_links, address_of, csv_response, has_rows, main_rows
+from .answers import CSV_ROWS, Format, add_links, address_of, csv_response, has_rows, main_rows
 from .rendering import render
 
 Facts = TypeVar("Facts", bound=Callable[..., BaseModel])
 
 REQUEST = "request_of_page"
 FORMAT = "format"
+SEE_OTHER = 303
 _REQUIRED = inspect.Parameter.empty
 _DEFAULTS = {FORMAT: "json"}
 
@@ -26,7 +27,8 @@ _DEFAULTS = {FORMAT: "json"}
 class AnswerRoute(APIRoute):
     """A JSON route; where its model is `Rows`, or has a field `rows` of them, two things more.
 
-    It takes `?format=csv`, and its rows are told the addresses of those before and after them,
+    It takes `?format=csv`, which gives all rows (`CSV_ROWS` at most) where no `limit` is asked for,
+    and its rows are told the addresses of those before and after them,
     where the function has a parameter `offset`.
     """
 
@@ -54,7 +56,8 @@ class Pages:
 
         The function's parameters are the route's; its return annotation is the JSON's schema.
         Without `json` it is a page only, and what answers at `/api` + path another function. A
-        function that sets `request.state.status` gives its page that status.
+        function that sets `request.state.status` gives its page that status, one that sets
+        `request.state.instead` leads from its page to that path.
         """
 
         def register(facts: Facts) -> Facts:
@@ -66,15 +69,20 @@ class Pages:
         return register
 
 
-def _rendered(facts: Callable[..., BaseModel], template: str) -> Callable[..., HTMLResponse]:
+def _rendered(facts: Callable[..., BaseModel], template: str) -> Callable[..., Response]:
     @functools.wraps(facts)
-    def page(**given: Any) -> HTMLResponse:
+    def page(**given: Any) -> Response:
         request = _taken(facts, given)
         found = facts(**given)
+        if hasattr(request.state, "instead"):
+            return RedirectResponse(request.state.instead, SEE_OTHER)
         add_links(found, request, given)
         environment = request.app.state.environment
-        data = environment.globals["link"](f"/api{address_of(request)}")
-        content = render(environment, template, found, request=request, data=data)
+        link = environment.globals["link"]
+        data = link(f"/api{address_of(request)}")
+        csv = link(f"/api{address_of(request, limit=None, offset=None, format='csv')}")
+        further = {"request": request, "data": data, "csv": csv, "most": CSV_ROWS}
+        content = render(environment, template, found, **further)
         return HTMLResponse(content, getattr(request.state, "status", 200))
 
     asked = {REQUEST: Request}
@@ -87,6 +95,9 @@ def _with_rows(facts: Callable[..., BaseModel]) -> Callable[..., BaseModel | Res
     def answer(**given: Any) -> BaseModel | Response:
         request = _taken(facts, given)
         wanted = given.pop(FORMAT)
+        if wanted == "csv" and "limit" in given and "limit" not in request.query_params:
+            # A file is not read by pages: it has all rows unless somebody says how many.
+            given["limit"] = CSV_ROWS
         found = facts(**given)
         rows = main_rows(found)
         if wanted == "csv" and rows is not None:

@@ -164,6 +164,7 @@ def _column(store: Store, sql: str, run: str) -> list[tuple[str]]:
 def _application(store: Store) -> Generator[FastAPI]:
     """The application on the very generation that a store has open."""
     app = create_app(store.path, loopback=True, new_texts=False)
+    app.state.path = store.path.name  # whoever gets the files has no folder of ours
     app.state.served.close()
     app.state.served = _Held(store)
     yield app

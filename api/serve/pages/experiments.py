@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import Query
 from pydantic import BaseModel, Field
 
-from ....schema.errors import LensbaseError, ServerBusy
+from ....schema.errors import LensbaseError, ServerBusy, TextNotStored
 from ...ablation_curve import LayerKind
 from ...accuracy import Accuracy
 from ...result import Result
@@ -116,7 +116,9 @@ class ExperimentsPage(BaseModel):
     asked: dict[str, Any]
     outcome: Outcome | None
     problem: str | None
-    stored: list[str] = Field(description="Templates that need no text tower.")
+    instead: list[str] = Field(
+        description="Where the problem is that texts are not stored: templates whose texts are."
+    )
     python: str | None
 
 
@@ -158,6 +160,7 @@ def experiments_page(store: Asked, run: AskedRun, experiment: AskedExperiment) -
     """Accuracy overall, of each group and of the worst, before and after an ablation."""
     outcome, problem = None, None
     stored: list[str] = []
+    instead: list[str] = []
     python = None
     try:
         stored = experiment.stored_templates
@@ -168,6 +171,7 @@ def experiments_page(store: Asked, run: AskedRun, experiment: AskedExperiment) -
         raise
     except LensbaseError as error:
         problem = str(error)
+        instead = stored if isinstance(error, TextNotStored) else []
     roles = roles_of(store, run)
     ticked = set(experiment.ablate)
     layers = _layers(run, roles, ticked)
@@ -193,7 +197,7 @@ def experiments_page(store: Asked, run: AskedRun, experiment: AskedExperiment) -
         asked=experiment.asked,
         outcome=outcome,
         problem=problem,
-        stored=stored,
+        instead=instead,
         python=python,
     )
 

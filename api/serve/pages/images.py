@@ -40,6 +40,7 @@ Facets = Annotated[
     list[str],
     Query(max_length=20, description="Chosen values, each a column and its value: `label:heart`."),
 ]
+Centered = Annotated[bool, Query(description="Take the pool's mean away from its texts.")]
 Shown = Annotated[int, Query(ge=1, le=SHOWN, description="How many images at most.")]
 
 
@@ -94,6 +95,8 @@ class ImagePage(BaseModel):
     head: str
     relative_to: str
     neuron: str
+    center: bool = Field(description="Whether concepts are told without the pool's mean.")
+    k: int = Field(description="How many concepts are shown.")
     heads: list[str] = Field(description="Heads that heatmaps can be drawn through.")
     tokens: str | None = Field(description="Why there are no heatmaps, or null.")
     activations: str | None = Field(description="Why there are no activation maps, or null.")
@@ -117,14 +120,16 @@ def image_page(
     head: HeadAsked = "",
     relative_to: MaybeText = "",
     neuron: NeuronAsked = "",
+    center: Centered = True,
 ) -> ImagePage:
     """An image: concepts, what layers and heads wrote, where a text is, and its nearest ones."""
     view = run.image(image_id)
-    concepts = section(lambda: view.concepts(k=CONCEPTS))
+    opened = inside(run)
+    _check_asked(run, head, neuron)
+    concepts = section(lambda: view.concepts(k=CONCEPTS, center=center))
     scores = [abs(row["score"]) for row in concepts.rows.rows] if concepts.rows else []
     found = faceted(run)
     place = int(np.searchsorted(found.image_ids, image_id))
-    opened = inside(run)
     return ImagePage(
         run=run.name,
         image_id=image_id,
@@ -138,6 +143,8 @@ def image_page(
         head=head,
         relative_to=relative_to,
         neuron=neuron,
+        center=center,
+        k=CONCEPTS,
         heads=[
             row["component"]
             for row in heads_of(run)
@@ -172,10 +179,11 @@ def image_concepts(
     pool: PoolName = None,
     k: K = 10,
     m: M = 16,
+    center: Centered = False,
     signed: bool = True,
 ) -> Rows:
     """What an image shows, in the words of its active neurons (thesis, appendix B)."""
-    found = run.image(image_id).concepts(layer, pool or None, k, m=m, signed=signed)
+    found = run.image(image_id).concepts(layer, pool or None, k, m=m, center=center, signed=signed)
     return rows_of(found)
 
 
@@ -233,6 +241,15 @@ def image_nearest(run: AskedRun, image_id: ImageId, k: K = 10, *, normalize: boo
     return rows_of(run.nearest_images(image_id, k, normalize=normalize))
 
 
+def _check_asked(run: RunView, head: str, neuron: str) -> None:
+    # Pictures of what is not kept would be broken ones; the page says what is wrong itself.
+    if head:
+        run.head(head)
+        inside(run).token_layer(head)
+    if neuron:
+        run.neuron(neuron)
+
+
 def _by_id(run: RunView, image_ids: Ids, *, limit: int, offset: int) -> Rows:
     shown = image_ids[offset : offset + limit]
     found = Result.of(inside(run).images.described(shown))
@@ -240,7 +257,7 @@ def _by_id(run: RunView, image_ids: Ids, *, limit: int, offset: int) -> Rows:
 
 
 def _along(run: RunView, text: str, image_ids: Ids | None, *, limit: int, offset: int) -> Rows:
-    if offset + limit > MOST_RANKED + SHOWN:
+    if offset > MOST_RANKED:
         msg = f"images along a text are ranked up to {MOST_RANKED:,}; choose facets or go back."
         raise BadQuestion(msg)
     k = min(offset + limit, MOST_RANKED)

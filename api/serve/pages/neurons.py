@@ -53,7 +53,6 @@ def neuron_list(
     offset: Offset = 0,
 ) -> NeuronList:
     """Neurons in order of what is known of them; with a text, those most along it."""
-    limit = min(limit, SHOWN)
     layers = list(inside(run).shape.neuron_layers)
     missing = lacking(inside(run).neurons.layers)
     rows = None
@@ -65,10 +64,6 @@ def neuron_list(
             if text.strip()
             else _sorted(run, sort, layer, limit=limit, offset=offset)
         )
-    python = f"store.run({run.name!r}).neurons"
-    if text.strip():
-        chosen = "" if layer is None else f", layers={layer}"
-        python = f"store.run({run.name!r}).find_neurons({text!r}, k={limit}{chosen})"
     return NeuronList(
         run=run.name,
         sort=sort,
@@ -77,7 +72,7 @@ def neuron_list(
         text=text,
         rows=rows,
         missing=missing,
-        python=python,
+        python=_call(run.name, text, sort, layer, limit=limit, offset=offset),
     )
 
 
@@ -176,7 +171,6 @@ def _found(run: RunView, text: str, layer: int | None, *, limit: int, offset: in
 
 def _sorted(run: RunView, sort: Order, layer: int | None, *, limit: int, offset: int) -> Rows:
     opened = inside(run)
-    order = "layer, neuron" if sort == "address" else f"{sort} DESC NULLS LAST, layer, neuron"
     chosen, given = "run_id = ?", [opened.row["run_id"]]
     if layer is not None:
         chosen, given = f"{chosen} AND layer = ?", [*given, layer]
@@ -191,7 +185,8 @@ def _sorted(run: RunView, sort: Order, layer: int | None, *, limit: int, offset:
         "active",
     ]
     found = opened.console.query(
-        f"SELECT {', '.join(names)} FROM neuron WHERE {chosen} ORDER BY {order} LIMIT ? OFFSET ?",
+        f"SELECT {', '.join(names)} FROM neuron WHERE {chosen} "
+        f"ORDER BY {_ordered(sort)} LIMIT ? OFFSET ?",
         [*given, limit, offset],
     )
     ((total,),) = opened.console.rows(f"SELECT count(*) FROM neuron WHERE {chosen}", given)
@@ -201,6 +196,22 @@ def _sorted(run: RunView, sort: Order, layer: int | None, *, limit: int, offset:
     for row in rows.rows:
         row["texts"] = texts.get(row["component"], [])
     return rows
+
+
+def _call(run: str, text: str, sort: Order, layer: int | None, *, limit: int, offset: int) -> str:
+    if text.strip():
+        chosen = "" if layer is None else f", layers={layer}"
+        found = f"store.run({run!r}).find_neurons({text!r}, k={offset + limit}{chosen})"
+        return f"{found}[{offset}:]" if offset else found
+    where = f"run = '{run}'" + ("" if layer is None else f" AND layer = {layer}")
+    columns = "component, explained_variance, mean_norm, norm_p98, active, texts"
+    further = f" OFFSET {offset}" if offset else ""
+    query = f"SELECT {columns} FROM neurons WHERE {where} ORDER BY {_ordered(sort)} LIMIT {limit}"
+    return f'store.sql("{query}{further}")'
+
+
+def _ordered(sort: Order) -> str:
+    return "layer, neuron" if sort == "address" else f"{sort} DESC NULLS LAST, layer, neuron"
 
 
 def _first_texts(run: RunView, components: list[str]) -> dict[str, list[str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import Query
+from fastapi import Query, Request
 from pydantic import BaseModel
 
 from ....schema.errors import UnknownPool
@@ -29,7 +29,7 @@ class StorePage(BaseModel):
 
 
 @pages.page("/", "store.html")
-def store_page(store: Asked) -> StorePage:
+def store_page(request: Request, store: Asked) -> StorePage:
     """What the store holds."""
     return StorePage(
         title=store.path.name,
@@ -37,7 +37,7 @@ def store_page(store: Asked) -> StorePage:
         runs=rows_of(store.runs, limit=SHOWN),
         pools=rows_of(store.pools, limit=SHOWN),
         zoos=rows_of(store.zoos, limit=SHOWN),
-        python=f'store = open_store("{store.path.name}")',
+        python=f"store = open_store({request.app.state.path!r})",
     )
 
 

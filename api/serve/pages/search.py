@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from fastapi import Request
 from pydantic import BaseModel, Field
 
+from ..addresses import address, part
 from ..answers import Rows, rows_of
 from ..asked import Asked, AskedRun
 from ..asking import K, Layer, MaybeText, Text
@@ -44,15 +46,18 @@ def search_page(run: AskedRun, text: MaybeText = "") -> SearchPage:
         text=text,
         heads=section(lambda: run.find_heads(text, HEADS)) if asked else None,
         neurons=section(lambda: run.find_neurons(text, NEURONS)) if asked else None,
-        images=section(lambda: run.top_images(text, IMAGES)) if asked else None,
-        python=f"store.run({run.name!r}).find_heads({text!r})" if asked else "",
+        images=section(lambda: run.top_images(text, IMAGES, normalize=True)) if asked else None,
+        python=f"store.run({run.name!r}).find_heads({text!r}, k={HEADS})" if asked else "",
     )
 
 
 @pages.page("/search", "search_runs.html")
-def search_runs(store: Asked, text: MaybeText = "") -> RunChoice:
-    """The runs to search for a text."""
-    return RunChoice(text=text, runs=[row["run"] for row in store.runs])
+def search_runs(request: Request, store: Asked, text: MaybeText = "") -> RunChoice:
+    """The runs to search for a text; with one only, the page is that run's."""
+    runs = [row["run"] for row in store.runs]
+    if len(runs) == 1:
+        request.state.instead = address(f"/runs/{part(runs[0])}/search", text=text.strip())
+    return RunChoice(text=text, runs=runs)
 
 
 @pages.json.get("/runs/{run}/find/heads")

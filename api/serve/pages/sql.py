@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ....schema.errors import LensbaseError
 from ...store import Store
-from ..answers import Offset, Problem, Rows, address_of, rows_of
+from ..answers import Offset, Problem, Rows, rows_of
 from ..asked import Asked
 from ..page import Pages
 from ..problems import status_of
@@ -104,8 +104,7 @@ class SqlPage(BaseModel):
     query: str
     rows: Rows | None
     problem: Problem | None
-    csv: str | None
-    most: int
+    python: str
     views: list[SqlView]
     examples: list[SqlExample]
 
@@ -151,16 +150,20 @@ def sql_page(request: Request, store: Asked, *, query: Sql = "", offset: Offset 
         except LensbaseError as error:
             problem = Problem(error=type(error).__name__, message=str(error))
             request.state.status = status_of(error)
-    asked = {"limit": MOST.rows, "offset": None, "format": "csv"}
     return SqlPage(
         query=query,
         rows=rows,
         problem=problem,
-        csv=None if rows is None else f"/api{address_of(request, **asked)}",
-        most=MOST.rows,
+        python=_call(query.strip()) if rows is not None else "",
         views=_views(store),
         examples=[SqlExample(title=title, query=sql) for title, sql in _EXAMPLES],
     )
+
+
+def _call(query: str) -> str:
+    # Lines stay lines where nothing in them would end the text or mean another character.
+    plain = '"""' not in query and "\\" not in query and not query.endswith('"')
+    return f'store.sql("""{query}""")' if plain else f"store.sql({query!r})"
 
 
 def _processes(request: Request) -> SqlProcesses:
