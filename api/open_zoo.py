@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -30,6 +29,7 @@ from ..queries.rosetta_tuples import (
 from ..schema.components import Neuron
 from ..schema.errors import BadQuestion
 from ..schema.layout import Layout
+from ..schema.nearest import nearest
 from ..schema.unit_addresses import Unit, neuron_of, parse_unit
 from ..schema.zoo_errors import MapsNotStored, NoMatches, UnknownMember, UnknownUnit
 from ..schema.zoo_files import (
@@ -130,10 +130,9 @@ class ZooMember:
     def number(self, address: Unit) -> int:
         """The number of a unit; raises `UnknownUnit`, naming the nearest."""
         if address.module not in self.modules:
-            near = difflib.get_close_matches(address.module, self.modules, n=3, cutoff=0.3)
-            listed = ", ".join(near or self.modules[:5])
+            near = nearest(address.module, self.modules, cutoff=0.3, most=5)
             msg = (
-                f"{self.name} has no hooked module {address.module!r}; the nearest are {listed}. "
+                f"{self.name} has no hooked module {address.module!r}; {near}. "
                 "`lensbase rosetta units STORE` lists all units."
             )
             raise UnknownUnit(msg)
@@ -216,10 +215,9 @@ class OpenZoo:
     def member(self, name: str) -> ZooMember:
         """A model by name; raises `UnknownMember`, naming those that the zoo has."""
         if name not in self.members:
-            near = difflib.get_close_matches(str(name), list(self.members), n=3, cutoff=0.5)
-            listed = ", ".join(near or self.members)
+            near = nearest(str(name), list(self.members))
             msg = (
-                f"zoo {self.name!r} has no model {name!r}; the nearest are {listed}. "
+                f"zoo {self.name!r} has no model {name!r}; {near}. "
                 f"`lensbase rosetta mine` with --zoo {self.name} adds models."
             )
             raise UnknownMember(msg)

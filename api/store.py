@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import difflib
 import threading
 import weakref
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..schema.components import split_run
 from ..schema.errors import AmbiguousRun, UnknownRun
+from ..schema.nearest import nearest
 from ..schema.snapshot import Snapshot, open_snapshot
 from .annotations import annotate
 from .card import Card
@@ -222,8 +222,7 @@ class Store:
 
     def _unknown(self, name: str) -> str:
         names = list(self._rows)
-        near = difflib.get_close_matches(name, names, n=3, cutoff=0.5) or names[:10]
-        listed = f"the nearest are {', '.join(near)}" if near else "it holds none"
+        listed = nearest(name, names) if names else "it holds none"
         return f"{self.path} holds no run {name!r}; {listed}. `store.runs` lists them all."
 
     def _thumbnails(self, table: pa.Table) -> Thumbnails | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import shutil
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import RunBusy
 from .layout import Layout
+from .nearest import nearest
 from .zoo_errors import UnknownZoo
 from .zoo_files import named_files, published_zoos, zoo_folder
 
@@ -115,9 +115,8 @@ def unknown_zoo(name: str, names: list[str]) -> UnknownZoo:
             "IMAGES --model NAME=SOURCE:ARCHITECTURE ...` mines one."
         )
         return UnknownZoo(msg)
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5) or names[:10]
     msg = (
-        f"the store holds no zoo {name!r}; the nearest are {', '.join(near)}. "
+        f"the store holds no zoo {name!r}; {nearest(name, names)}. "
         "`lensbase rosetta list STORE` lists them all."
     )
     return UnknownZoo(msg)

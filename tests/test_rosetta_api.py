@@ -238,7 +238,7 @@ QUESTIONS: dict[str, tuple[Callable[[RosettaView], Any], type[Exception], str]] 
         UnknownUnit,
         r"no channel 13: the last is resnet:layer1.0.relu/12",
     ),
-    "model": (lambda z: z.unit("resnt:x/1"), UnknownMember, "no model 'resnt'.*nearest are resnet"),
+    "model": (lambda z: z.unit("resnt:x/1"), UnknownMember, "no model 'resnt'.*nearest is resnet"),
     "address": (lambda z: z.unit("L9.N391"), BadAddress, "MODEL:MODULE/CHANNEL"),
     "number": (lambda z: z.unit(cast("str", 3)), BadAddress, "3 is not a unit's address"),
     "matches": (lambda z: z.matches("mae"), UnknownMember, "rosetta mine` with --zoo zoo adds"),
@@ -286,7 +286,7 @@ def test_one_of_several_zoos_has_to_be_named(tmp_path: Path) -> None:
         with pytest.raises(AmbiguousZoo, match=r"alone, other, zoo.*store\.rosetta\('alone'\)"):
             opened.rosetta()
         assert opened.rosetta("other").anchor == "resnet"
-        with pytest.raises(UnknownZoo, match="nearest are other"):
+        with pytest.raises(UnknownZoo, match="nearest is other"):
             opened.rosetta("othr")
         alone = opened.rosetta("alone")
         assert len(alone.unit("mae:blocks.3.mlp.act/0").partners()) > 0

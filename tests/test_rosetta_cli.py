@@ -82,13 +82,13 @@ def test_pictures_are_written(store: Store, tmp_path: Path) -> None:
     ("arguments", "said"),
     [
         (("partners", "{}", "clip/3"), "write MODEL:MODULE/CHANNEL"),
-        (("partners", "{}", "clop:x/3"), "no model 'clop'; the nearest are clip"),
-        (("matches", "{}", "--zoo", "other"), "the nearest are zoo"),
+        (("partners", "{}", "clop:x/3"), "no model 'clop'; the nearest is clip"),
+        (("matches", "{}", "--zoo", "other"), "the nearest is zoo"),
         (("matches", "{}", "--neighbors", "99"), "keeps 4 nearest units of each, not 99"),
         (("heatmaps", "{}", "99", "x.png"), "8 example pictures, 0 to 7"),
         (("dictionary", "{}", "x.txt"), "end it in .png"),
         (("search", "{}", "a red circle"), "--neurons does"),
-        (("drop", "{}", "zo"), "the nearest are zoo"),
+        (("drop", "{}", "zo"), "the nearest is zoo"),
         (("mine", "{}", "--model", "x", "--memory", "much"), "write one such as 4GB"),
     ],
 )

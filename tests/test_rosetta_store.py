@@ -270,7 +270,7 @@ def test_a_dropped_zoo_comes_back_with_rollback_and_goes_when_no_generation_has_
     assert not layout.zoo("zoo").exists()
     assert layout.zoo("zoo~1").exists()
     assert verify(store).ok
-    with pytest.raises(UnknownZoo, match=r"no zoo 'zo'; the nearest are zoo\. .*rosetta list"):
+    with pytest.raises(UnknownZoo, match=r"no zoo 'zo'; the nearest is zoo\. .*rosetta list"):
         drop_zoo(store, "zo")
 
 
