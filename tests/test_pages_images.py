@@ -129,6 +129,13 @@ def test_an_image_s_page(client: TestClient, store: Store, run: RunView) -> None
         assert client.get(f"/runs/r/images/{wrong}").status_code == status, wrong
 
 
+def test_an_image_is_found_by_its_key(client: TestClient, run: RunView) -> None:
+    for key in (run.image(17).key, "17"):
+        answer = client.get("/runs/r/images/by-key", params={"key": key})
+        assert (answer.status_code, answer.headers["location"]) == (303, "/runs/r/images/17")
+    assert client.get("/runs/r/images/by-key?key=none.png").status_code == 404
+
+
 def test_concepts_with_and_without_what_all_texts_share(client: TestClient, run: RunView) -> None:
     image = run.image(17)
     for asked, center in (({}, True), ({"center": False}, False)):

@@ -186,3 +186,9 @@ def test_a_zoo_without_pictures_says_how_to_keep_some(world_zoo: Path) -> None:
         unit = facts(client, "/rosetta/scenes/concepts/0")["strongest"]["units"][0]["unit"]
         assert "--examples" in html(client, f"/rosetta/scenes/units/{unit}")
         assert client.get("/api/rosetta/scenes/examples.webp?images=0").status_code == 404
+
+
+def test_the_only_zoo_is_led_to(client: TestClient) -> None:
+    answer = client.get("/rosetta", follow_redirects=False)
+    assert (answer.status_code, answer.headers["location"]) == (303, "/rosetta/scenes")
+    assert facts(client, "/rosetta")["rows"]["total"] == 1

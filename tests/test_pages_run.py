@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Generator
 from html import unescape
@@ -183,6 +184,31 @@ def test_lists_are_json_and_csv(client: TestClient, store: Store, run: RunView) 
     texts = facts(client, "/texts", pool="scenes", limit=3, offset=1)
     expected = store.sql("SELECT * FROM texts WHERE pool = 'scenes' ORDER BY position")
     assert (texts["rows"], texts["total"]) == (expected[1:4].rows(), len(expected))
+
+
+def test_all_heads_are_listed(client: TestClient, store: Store) -> None:
+    """64 heads, 50 a page, by what was chosen; the copied call gives the same ones."""
+    for sort in ("variance", "mean_share", "address"):
+        text = checked(client, "/runs/r/heads", sort=sort)
+        shown = re.findall(r'<td class="mono"><a href="[^"]+">([^<]+)</a>', text)
+        (called,) = re.findall(r'data-copy="(store.sql[^"]+)', text)
+        assert shown == list(eval(unescape(called), {"store": store})["component"])
+        assert len(shown) == 50
+    assert "CSV of 64 rows" in text
+    gone = checked(client, "/runs/r/neurons", offset=100_000)
+    assert "no neurons here: there are 3,584" in gone
+    assert 'rel="prev"' in gone
+
+
+def test_problems_offer_ways_on(client: TestClient) -> None:
+    for path, links in {
+        "/runs/s": ["/"],
+        "/runs/r/images/999": ["/runs/r", "/runs/r/images"],
+    }.items():
+        answer = client.get(path)
+        assert answer.status_code == 404
+        for link in links:
+            assert f'class="button plain" href="{link}"' in answer.text
 
 
 def test_texts_that_come_later_are_shown(world_store: Path, tmp_path: Path) -> None:

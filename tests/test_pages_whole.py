@@ -62,7 +62,7 @@ def test_texts_of_a_pool_are_never_markup(client: TestClient) -> None:
         assert "<script>alert" not in text
         assert "<img src=x" not in text
         assert "{{ 7 * 7 }}" in text
-    for path in ("/runs/r/search", "/runs/r/neurons", "/runs/r/images", "/search"):
+    for path in ("/runs/r/search", "/runs/r/neurons", "/runs/r/images"):
         text = checked(client, path, text="<script>alert(1)</script>")
         assert "<script>alert" not in text
 
@@ -78,6 +78,8 @@ def test_a_lean_run_says_how_to_keep_more(lean: TestClient) -> None:
     assert "--neurons" in checked(lean, "/runs/r/neurons")
     assert "--neurons" in checked(lean, "/runs/r")
     assert "--tokens" in checked(lean, "/runs/r/images/3")
+    for path in ("/", "/rosetta"):
+        assert "lensbase rosetta mine" in checked(lean, path)
     assert "layer" in checked(lean, "/runs/r").lower()
     assert lean.get("/runs/r/heads/L0.H1").status_code == 404
 

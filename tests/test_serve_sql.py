@@ -53,6 +53,13 @@ def test_the_page_answers_and_says_what_is_wrong(client: TestClient) -> None:
     assert "BadSQL" in wrong.text
 
 
+def test_long_cells_are_folded(client: TestClient) -> None:
+    query = "SELECT repeat('ab ', 1000) AS t"
+    page = client.get("/sql", params={"query": query}).text
+    assert '<details class="long">' in page
+    assert "(3,000 characters)" in page
+
+
 def test_every_example_of_the_page_runs(client: TestClient) -> None:
     from lensbase.api.serve.pages.sql import _EXAMPLES
 

@@ -80,9 +80,10 @@ def layer_strip(terms: Sequence[Mapping[str, Any]], measure: str) -> Grid:
             embed = cell
     values = [row[measure] for row in terms if row[measure] is not None]
     return Grid(
-        columns=["EMBED", *(f"L{layer}" for layer in range(len(attention)))],
+        columns=["input", *(f"L{layer}" for layer in range(len(attention)))],
         rows=[
-            GridRow(name="ATTN", cells=[embed, *attention]),
+            GridRow(name="EMBED", cells=[embed, *[None] * len(attention)]),
+            GridRow(name="ATTN", cells=[None, *attention]),
             GridRow(name="MLP", cells=[None, *mlp]),
         ],
         **_scale(values),

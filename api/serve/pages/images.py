@@ -7,6 +7,7 @@ from typing import Annotated, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 from fastapi import Query
+from fastapi.responses import RedirectResponse
 from pydantic import BaseModel, Field
 
 from ....queries.segmentation import Threshold
@@ -16,13 +17,14 @@ from ...result import Result
 from ...run import RunView
 from ...segmentation_methods import Method
 from ...store import Store
+from ..addresses import part
 from ..answers import Offset, Rows, rows_of
 from ..asked import Asked, AskedRun
-from ..asking import ImageId, K, Layer, M, MaybeText, PoolName, Text
+from ..asking import ImageId, K, Layer, M, MaybeText, PoolName, Text, named_image
 from ..facets import Facet, choice_of, faceted
 from ..grids import Grid, head_grid, layer_strip
 from ..kept import inside
-from ..page import Pages
+from ..page import SEE_OTHER, Pages
 from ..sections import Section, lacking, section
 from .pictures import Debiased, HeadAsked, NeuronAsked, debias_of
 from .run import heads_of, roles_of
@@ -108,6 +110,15 @@ class ImagePage(BaseModel):
     previous: int | None
     next: int | None
     python: str
+
+
+@pages.html.get("/runs/{run}/images/by-key")
+def image_by_key(
+    run: AskedRun, key: Annotated[str, Query(max_length=500, description="A key, or a number.")]
+) -> RedirectResponse:
+    """The page of the image of a key."""
+    found = run.image(named_image(key)).image_id
+    return RedirectResponse(f"/runs/{part(run.name)}/images/{found}", SEE_OTHER)
 
 
 @pages.page("/runs/{run}/images/{image_id}", "image.html")

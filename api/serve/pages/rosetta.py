@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import numpy as np
-from fastapi import Path
+from fastapi import Path, Request
 from pydantic import BaseModel, Field
 
 from ....schema.errors import BadQuestion
@@ -13,6 +13,7 @@ from ....schema.zoo_errors import MapsNotStored, NoMatches
 from ...open_zoo import Merged
 from ...rosetta import RosettaView
 from ...rosetta_unit import UnitView
+from ..addresses import part
 from ..answers import Limit, Offset, Rows, rows_of
 from ..asked import Asked
 from ..asking import MaybeText
@@ -99,6 +100,25 @@ class UnitPage(BaseModel):
     rows: Rows = Field(description="Its partners, by model, nearest first.")
     descriptions: list[Description]
     python: str
+
+
+class ZooList(BaseModel):
+    """The zoos of the store."""
+
+    path: str
+    rows: Rows
+    python: str
+
+
+@pages.page("/rosetta", "zoo_list.html")
+def zoo_list(
+    request: Request, store: Asked, limit: Limit = LISTED, *, offset: Offset = 0
+) -> ZooList:
+    """The zoos of the store; where there is one, its page."""
+    rows = rows_of(store.zoos, limit=limit, offset=offset)
+    if rows.total == 1 and not offset:
+        request.state.instead = f"/rosetta/{part(rows.rows[0]['zoo'])}"
+    return ZooList(path=request.app.state.path, rows=rows, python="store.zoos")
 
 
 @pages.page("/rosetta/{zoo}", "rosetta.html")

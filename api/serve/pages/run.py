@@ -21,12 +21,16 @@ pages = Pages("run")
 Measure: TypeAlias = Literal["variance", "mean_norm", "mean_share"]
 Chosen: TypeAlias = Annotated[Measure, Query(description="What heads are shaded and sorted by.")]
 
+HeadOrder: TypeAlias = Literal["variance", "mean_norm", "mean_share", "address"]
+HeadSort: TypeAlias = Annotated[HeadOrder, Query(description="What comes first.")]
+
 MEANINGS: dict[Measure, str] = {
     "variance": "variance of its contribution over the images",
     "mean_norm": "mean length of its contribution",
     "mean_share": "mean share of the representation",
 }
 TOP = 10
+SHOWN = 50
 
 
 class RunPage(BaseModel):
@@ -64,13 +68,45 @@ def run_page(store: Asked, run: AskedRun, measure: Chosen = "variance") -> RunPa
     )
 
 
+class HeadsPage(BaseModel):
+    """Heads of a run, sorted."""
+
+    run: str
+    sort: HeadOrder
+    orders: dict[HeadOrder, str]
+    rows: Rows
+    python: str
+
+
+@pages.page("/runs/{run}/heads", "heads.html", json=False)
+def heads_page(
+    store: Asked,
+    run: AskedRun,
+    sort: HeadSort = "variance",
+    *,
+    limit: Limit = SHOWN,
+    offset: Offset = 0,
+) -> HeadsPage:
+    """All heads with their first texts."""
+    order = "layer, head" if sort == "address" else f"{sort} DESC NULLS LAST, layer, head"
+    further = f" OFFSET {offset}" if offset else ""
+    query = f"FROM heads WHERE run = '{run.name}' ORDER BY {order} LIMIT {limit}{further}"
+    return HeadsPage(
+        run=run.name,
+        sort=sort,
+        orders={**MEANINGS, "address": "layer and head"},
+        rows=head_list(store, run, sort, limit=limit, offset=offset),
+        python=f'store.sql("{query}")',
+    )
+
+
 @pages.json.get("/runs/{run}/heads")
 def head_list(
     store: Asked,
     run: AskedRun,
-    sort: Chosen = "variance",
+    sort: HeadSort = "variance",
     *,
-    limit: Limit = 50,
+    limit: Limit = SHOWN,
     offset: Offset = 0,
 ) -> Rows:
     """The view `heads` of a run with the heads' roles, largest first."""
@@ -101,12 +137,14 @@ def roles_of(store: Store, run: RunView) -> dict[str, str]:
 def _top(
     heads: list[dict[str, Any]],
     roles: Mapping[str, str],
-    measure: Measure,
+    measure: HeadOrder,
     *,
     limit: int,
     offset: int = 0,
 ) -> Rows:
-    ordered = sorted(heads, key=lambda row: -(row[measure] or 0))
+    ordered = heads
+    if measure != "address":
+        ordered = sorted(heads, key=lambda row: -(row[measure] or 0))
     columns = ["component", "layer", "head", "role", *MEANINGS, "norm_p98", "texts"]
     rows = [row | {"role": roles.get(row["component"])} for row in ordered[offset : offset + limit]]
     return Rows(

@@ -69,7 +69,23 @@ function wire(within) {
     select.addEventListener("change", () => select.form.requestSubmit());
   }
   for (const box of all("[data-lazy]", within)) watch.observe(box);
+  for (const box of all(".scroll, .strip.row, .tabs > ul, .facet ul", within)) {
+    box.addEventListener("scroll", () => cue(box), { passive: true });
+    sized.observe(box);
+  }
 }
+
+// Which edges of a box hide something: they fade.
+function cue(box) {
+  const beyond = box.scrollWidth - box.clientWidth;
+  box.classList.toggle("more-left", box.scrollLeft > 1);
+  box.classList.toggle("more-right", beyond - box.scrollLeft > 1);
+  const below = box.scrollHeight - box.clientHeight - box.scrollTop;
+  box.classList.toggle("more-down", box.matches(".facet ul") && below > 1);
+}
+const sized = new ResizeObserver((entries) => {
+  for (const { target } of entries) cue(target);
+});
 
 // Parts of a page that are fetched when they come into view; the link in them is the way without.
 async function fetchPart(box) {
@@ -142,6 +158,12 @@ document.addEventListener("keydown", (event) => {
   const turn = { "[": "prev", "]": "next" }[event.key];
   if (turn) document.querySelector(`a[rel="${turn}"]`)?.click();
 });
+
+// The tab of this page is in sight, however many there are.
+for (const tab of all(".tabs [aria-current]")) {
+  const list = tab.closest("ul");
+  list.scrollLeft = tab.offsetLeft + tab.offsetWidth + 48 - list.clientWidth;
+}
 
 // Where there is little room, what folds is folded.
 if (matchMedia("(max-width: 46rem)").matches) {
