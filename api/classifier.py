@@ -97,7 +97,7 @@ def classifier(
     }
     weights = _kept(read_derived(run.layout, _TABLE, parameters))
     if weights is None:
-        weights = _directions(run, prompts)
+        weights = _directions(run, names, prompts)
         if keep:
             rows = _rows(labels, names, weights)
             write_derived(run.layout, _TABLE, parameters, rows=rows)
@@ -225,14 +225,16 @@ def _open_clip_templates() -> dict[str, tuple[Template, ...]]:
     return {name: tuple(getattr(module, constant)) for name, constant in _NAMED.items()}
 
 
-def _directions(run: OpenRun, prompts: list[list[str]]) -> F32:
+def _directions(run: OpenRun, names: list[str], prompts: list[list[str]]) -> F32:
     templates = len(prompts[0])
     step = max(1, _PROMPTS // templates)
     weights = np.empty((len(prompts), run.shape.embed_dim), np.float32)
     for start in range(0, len(prompts), step):
         part = prompts[start : start + step]
         texts = [text for of_class in part for text in of_class]
-        embeddings = run.texts.encode(texts).reshape(len(part), templates, -1)
+        # Templates may well have words that a small model does not know; classes may not.
+        found = run.texts.encode(texts, about=names)
+        embeddings = found.reshape(len(part), templates, -1)
         weights[start : start + step] = class_directions(embeddings)
     return weights
 

@@ -95,8 +95,11 @@ class RunTexts:
         known = dict(found)
         return [known[position] for position in positions]
 
-    def encode(self, texts: Sequence[str]) -> F32:
-        """Unit-length embeddings [n, d'] of texts; raises `TextNotStored` or `BadQuestion`."""
+    def encode(self, texts: Sequence[str], *, about: Sequence[str] | None = None) -> F32:
+        """Unit-length embeddings [n, d'] of texts; raises `TextNotStored` or `BadQuestion`.
+
+        A model with a small vocabulary must know the words of `about`, by default of new texts.
+        """
         for given in cast("Sequence[Any]", texts):
             if not isinstance(given, str):
                 msg = f"{given!r} is no text; write one, such as 'a red circle'."
@@ -104,7 +107,8 @@ class RunTexts:
         found = self._stored(texts)
         new = [text for text in dict.fromkeys(texts) if text not in found]
         if new:
-            found |= dict(zip(new, self._encode_new(new), strict=True))
+            embedded = self._encode_new(new, new if about is None else about)
+            found |= dict(zip(new, embedded, strict=True))
         out = np.empty((len(texts), self._run["embed_dim"]), np.float32)
         for place, text in enumerate(texts):
             out[place] = found[text]
@@ -116,7 +120,7 @@ class RunTexts:
         for text in texts:
             if text not in found:
                 msg = f"{text!r} is not stored, and SQL takes stored texts alone. "
-                raise TextNotStored(msg + self._nearest(text))
+                raise TextNotStored(msg + self._nearest(text) + self._how_to_store)
         return np.stack([found[text] for text in texts])
 
     def model(self) -> LoadedModel:
@@ -176,23 +180,43 @@ class RunTexts:
             self._lately |= found
         return found
 
-    def _encode_new(self, texts: list[str]) -> F32:
+    def _encode_new(self, texts: list[str], about: Sequence[str]) -> F32:
         try:
-            return self.model().encode_text(texts)
+            model = self.model()
+            self._check_words(model, about)
+            return model.encode_text(texts)
+        except TextNotStored:
+            raise
         except ImportError as error:
             raise self._not_stored(texts[0], f"{error.name or 'torch'} is not installed") from error
         except LensbaseError as error:
             raise self._not_stored(texts[0], str(error)) from error
+
+    def _check_words(self, model: LoadedModel, texts: Sequence[str]) -> None:
+        """Refuse words out of the embedded world's vocabulary, which all look the same to it."""
+        from ..ingest.world.tokenizer import WordTokenizer
+
+        if not isinstance(tokenizer := model.tokenizer, WordTokenizer):
+            return
+        for text in texts:
+            if unknown := tokenizer.unknown_words(text):
+                known = [word for word in tokenizer.words if len(word) > 3][3::9]
+                msg = (
+                    f"the model of run {self._run['name']!r} was never taught "
+                    f"{', '.join(map(repr, unknown))}, so it cannot embed {text!r}: it knows "
+                    f"{len(tokenizer.words)} words, such as {', '.join(known)}. "
+                )
+                raise TextNotStored(msg + self._nearest(text).rstrip())
 
     def _not_stored(self, text: str, reason: str) -> TextNotStored:
         msg = (
             f"{text!r} is not stored, and the model of run {self._run['name']!r} cannot be loaded "
             f"to embed it ({reason}). "
         )
-        return TextNotStored(msg + self._nearest(text))
+        return TextNotStored(msg + self._nearest(text) + self._how_to_store)
 
     def _nearest(self, text: str) -> str:
-        """The stored texts nearest to one that is not, and how to store it."""
+        """The stored texts nearest to one that is not."""
         near = self._console.rows(
             "SELECT text FROM (SELECT DISTINCT text FROM text "
             "WHERE pool_id IN (SELECT unnest(?::INTEGER[])) AND pool_id IN "
@@ -201,9 +225,15 @@ class RunTexts:
             [list(self._embedded.values()), text if encodable(text) else ""],
         )
         listed = ", ".join(repr(one) for (one,) in near)
-        stored = f"The nearest stored texts are {listed}. " if near else "No text is stored yet. "
+        if not near:
+            return "No text is stored yet. "
+        are = "texts are" if len(near) > 1 else "text is"
+        return f"The nearest stored {are} {listed}. "
+
+    @property
+    def _how_to_store(self) -> str:
         return (
-            f"{stored}`lensbase pool add {self._layout.root} FILE --name NAME`, where the model is "
+            f"`lensbase pool add {self._layout.root} FILE --name NAME`, where the model is "
             "at hand, stores the texts of a file, one a line."
         )
 

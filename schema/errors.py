@@ -97,7 +97,7 @@ class NoSecondOrderEffect(LensbaseError, ValueError):
 
 
 class TextNotStored(LensbaseError, LookupError):
-    """A text without a stored embedding where the model cannot be loaded."""
+    """A text without a stored embedding where the model cannot be loaded, or cannot read it."""
 
 
 class ImageFileMissing(LensbaseError, FileNotFoundError):

@@ -198,4 +198,10 @@ def test_texts_may_be_those_that_are_stored_alone(world_store: Path) -> None:
         with pytest.raises(TextNotStored, match="from what is stored alone"):
             run.encode_text("a text that nobody stored")
     with open_store(world_store) as store:
-        assert len(store.run().encode_text("a text that nobody stored"))
+        run = store.run()
+        assert len(run.encode_text("a thing over the water in this picture"))
+        taught = "was never taught 'zebra', '7', so it cannot embed 'A zebra, 7 stars'"
+        with pytest.raises(TextNotStored, match=taught):
+            run.encode_text(["a red circle", "A zebra, 7 stars"])
+        with pytest.raises(TextNotStored, match="never taught 'zebra'"):
+            run.classifier(["circle", "zebra"], templates="a bad drawing of a {}")

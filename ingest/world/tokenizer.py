@@ -14,6 +14,7 @@ CONTEXT_LENGTH: Final = 24
 
 _PAD, _START, _UNKNOWN, _END = "<pad>", "<start>", "<unknown>", "<end>"
 _WORD: Final = re.compile(r"[a-z]+")
+_ANY_WORD: Final = re.compile(r"\w+")
 
 
 def _vocabulary() -> tuple[str, ...]:
@@ -43,6 +44,16 @@ class WordTokenizer:
         """Ids of a text's words, without start, end or padding."""
         unknown = self._ids[_UNKNOWN]
         return [self._ids.get(word, unknown) for word in _WORD.findall(text.lower())]
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """All words that it knows, sorted."""
+        return self.vocabulary[3:-1]
+
+    def unknown_words(self, text: str) -> list[str]:
+        """Words and numbers of a text that are out of the vocabulary, each once."""
+        found = dict.fromkeys(_ANY_WORD.findall(text.lower()))
+        return [word for word in found if word not in self._ids]
 
     def decode(self, ids: Sequence[int]) -> str:
         """The words of ids, special tokens left out."""
