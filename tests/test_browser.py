@@ -97,6 +97,27 @@ def test_every_page(site: Site, name: str) -> None:
         assert page.evaluate("() => document.documentElement.scrollWidth") == 390
 
 
+def test_what_goes_on_beyond_an_edge_fades(site: Site) -> None:
+    """Tabs and wide tables on 390 px, and long facets; few values need no scrolling."""
+    with site.visit() as page:
+        page.set_viewport_size({"width": 390, "height": 844})
+        page.goto(site.pages["neurons"])
+        for box in (".tabs > ul", ".scroll"):
+            expect(page.locator(box).first).to_contain_class("more-right")
+        page.locator(".scroll").first.evaluate("box => { box.scrollLeft = box.scrollWidth; }")
+        expect(page.locator(".scroll").first).not_to_contain_class("more-right")
+        expect(page.locator(".scroll").first).to_contain_class("more-left")
+        page.set_viewport_size({"width": 1280, "height": 900})
+        page.goto(site.pages["images"])
+        label = page.locator("details.facet[open] ul").first
+        assert label.evaluate("one => [one.scrollHeight, one.scrollWidth]") == label.evaluate(
+            "one => [one.clientHeight, one.clientWidth]"
+        )
+        copied = "one.append(one.firstElementChild.cloneNode(true))"
+        label.evaluate(f"one => {{ for (const time of Array(20)) {copied}; }}")
+        expect(label).to_contain_class("more-down")
+
+
 def test_without_scripts_pages_are_whole(site: Site) -> None:
     """Pages have their content, and what is fetched later has a link to it."""
     with site.visit(java_script_enabled=False) as page:
