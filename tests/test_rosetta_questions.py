@@ -40,7 +40,7 @@ def test_a_clips_unit_may_be_named_as_its_neuron(store: Store) -> None:
     for wrong in ("clip:L4.N3", "clip:L5.N20", "resnet:L5.N3"):
         with pytest.raises(UnknownUnit, match="is no unit of"):
             zoo.unit(wrong)
-    with pytest.raises(UnknownMember, match="nearest are clip"):
+    with pytest.raises(UnknownMember, match="nearest is clip"):
         zoo.unit("clop:L5.N3")
 
 

@@ -192,7 +192,7 @@ def test_results_of_sql_know_their_pictures(
 
 def test_runs_are_found_by_name(store: Store, several: tuple[Store, Truth]) -> None:
     assert store.run() is store.run("world-demo")
-    with pytest.raises(UnknownRun, match="nearest are world-demo"):
+    with pytest.raises(UnknownRun, match="nearest is world-demo"):
         store.run("world-dem")
     with pytest.raises(AmbiguousRun, match=r"world-a, world-b.*--run world-a"):
         several[0].run()

@@ -191,7 +191,7 @@ def test_the_tokenizer_is_called_like_open_clips():
     assert int(ids.argmax()) == 4  # start, three words, end: the end has the largest id
     unknown = tokenizer.vocabulary.index("<unknown>")
     assert tokenizer.encode("a zebra") == [tokenizer.vocabulary.index("a"), unknown]
-    assert tokenizer.unknown_words("A zebra, a Zebra, 3 red stars") == ["zebra", "3"]
+    assert tokenizer.unknown_words("A zebra, a Zebra, 3 red stars") == ["zebra"]
     long = tokenizer(["red " * 100, ""], context_length=10)
     assert long.shape == (2, 10)
     assert long[:, :].max(1).values.tolist() == [tokenizer.vocab_size - 1] * 2

@@ -14,7 +14,7 @@ CONTEXT_LENGTH: Final = 24
 
 _PAD, _START, _UNKNOWN, _END = "<pad>", "<start>", "<unknown>", "<end>"
 _WORD: Final = re.compile(r"[a-z]+")
-_ANY_WORD: Final = re.compile(r"\w+")
+_ANY_WORD: Final = re.compile(r"[^\W\d_]+")
 
 
 def _vocabulary() -> tuple[str, ...]:
@@ -51,7 +51,7 @@ class WordTokenizer:
         return self.vocabulary[3:-1]
 
     def unknown_words(self, text: str) -> list[str]:
-        """Words and numbers of a text that are out of the vocabulary, each once."""
+        """Words of a text that are out of the vocabulary, each once."""
         found = dict.fromkeys(_ANY_WORD.findall(text.lower()))
         return [word for word in found if word not in self._ids]
 
