@@ -138,7 +138,11 @@ def loop(run: OpenRun, folder: Path, words: Any, **options: Any) -> Adversarial:
 
 
 @pytest.mark.parametrize(
-    ("shown", "mistaken_for"), [("pentagon", "hexagon"), ("hexagon", "pentagon")]
+    ("shown", "mistaken_for"),
+    [
+        ("pentagon", "hexagon"),
+        pytest.param("hexagon", "pentagon", marks=pytest.mark.slow),
+    ],
 )
 def test_planted_cues_fool_the_classifier_more_than_random_words(
     run: OpenRun, tmp_path: Path, shown: str, mistaken_for: str

@@ -200,6 +200,7 @@ def test_what_is_hidden_is_not_seen() -> None:
 # The generator
 
 
+@pytest.mark.slow
 def test_two_readers_agree_on_what_a_thousand_samples_show(scores: dict[str, Any]) -> None:
     agreed = scores["agreement"]
     assert agreed["color"] >= 0.8
@@ -207,12 +208,14 @@ def test_two_readers_agree_on_what_a_thousand_samples_show(scores: dict[str, Any
     assert agreed["shape"] >= 0.5
 
 
+@pytest.mark.slow
 def test_samples_are_as_diverse_as_scenes(scores: dict[str, Any]) -> None:
     for kind in ("diversity_alone", "diversity_all"):
         assert scores[kind]["clip"] >= 0.8, kind
         assert scores[kind]["pixels"] >= 0.8, kind
 
 
+@pytest.mark.slow
 def test_samples_show_what_their_latents_say(scores: dict[str, Any]) -> None:
     for reader in ("clip", "resnet"):
         assert scores[reader]["color"] >= 0.8

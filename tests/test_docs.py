@@ -34,6 +34,8 @@ def tables(page: str) -> list[tuple[str, list[list[str]]]]:
     return found
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_examples_of_the_chapters_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a smaller demonstration: every example answers, and every picture is drawn.
 

@@ -109,6 +109,7 @@ def test_effects_in_the_worlds_clip_are_those_of_the_hooked_original(
     check_against_hooks(visual, scenes(5), layer, list(range(0, 200, 19)), limit=limit)
 
 
+@pytest.mark.slow
 def test_effects_in_a_model_of_real_size_are_those_of_the_hooked_original() -> None:
     config = cast("dict[str, Any]", get_model_config("ViT-B-32"))
     config["text_cfg"] |= {"layers": 1, "vocab_size": 9}  # not what is tested here

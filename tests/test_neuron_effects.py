@@ -104,6 +104,7 @@ def explained(effects: F64) -> float:
     return float(energy[0] / energy.sum())
 
 
+@pytest.mark.slow
 def test_the_table_is_that_of_literal_forward_passes(run: OpenRun, colors: Classifier) -> None:
     model = load_model("world")
     keys = [row["key"] for row in run.query("SELECT key FROM images WHERE run = ? ORDER BY row")]

@@ -225,6 +225,7 @@ def test_the_card_says_what_was_measured(promised: Parts):
         assert f"| {name} | {' | '.join(f'{number:.3f}' for number in row)} |" in card
 
 
+@pytest.mark.slow
 def test_fresh_scenes_score_what_the_card_says(promised: Parts):
     scenes = 300
     clip, _, _ = model.load_clip()
