@@ -35,7 +35,7 @@ from playwright.sync_api import Locator, Page, expect
 from lensbase.api import open_store
 from lensbase.api.run import RunView
 
-pytestmark = needs_chromium
+pytestmark = [needs_chromium, pytest.mark.slow]
 
 MOST_BYTES = 150_000
 WITH_PICTURES = {"head", "neuron", "images", "image", "search", "rosetta", "concept", "unit"}
@@ -190,8 +190,10 @@ def test_all_is_reached_with_keys_alone(site: Site, run: RunView) -> None:
             page.keyboard.press(key)
         page.keyboard.press("Enter")
         expect(page.locator("h1")).to_have_text("Head L6.H1")
+        page.wait_for_load_state()  # keys are heard once the scripts have run
         page.keyboard.press("]")
         expect(page.locator("h1")).to_have_text("Head L6.H2")
+        page.wait_for_load_state()
         page.keyboard.press("/")
         expect(page.locator("[data-search]")).to_be_focused()
         page.keyboard.type(TEXT)

@@ -55,6 +55,7 @@ def read_terminal(leader: int) -> Iterator[str]:
         yield data.decode(errors="replace")
 
 
+@pytest.mark.slow
 def test_interrupted_followed_and_resumed(scenes: Path, tmp_path: Path) -> None:
     """Ctrl-C: exit 130 and one line; what was committed stays, and `--watch` sees the rest come."""
     store = tmp_path / "s.lens"
@@ -196,6 +197,7 @@ def test_a_wrong_option_leaves_no_store(scenes: Path, tmp_path: Path) -> None:
         assert not (tmp_path / "s.lens").exists()
 
 
+@pytest.mark.slow
 def test_neurons_are_asked_for_and_stages_are_told(scenes: Path, tmp_path: Path) -> None:
     """A bar for each stage, and what begins above it; afterwards nothing is left to do."""
     options = ["--neurons", "4,5", "--neuron-input", "--reference", "20", "--memory", "2.5MB"]

@@ -22,6 +22,8 @@ from lensbase.schema.errors import BadQuestion, ExtraMissing, FolderTaken
 
 NEURONS, CONCEPTS = 3, 2
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def site(shown_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -132,7 +134,6 @@ def test_pictures_are_small_and_shared(site: Path) -> None:
     assert len(shown) > 2 * len(pictures)
 
 
-@pytest.mark.slow
 def test_the_command_writes_both_kinds(
     world_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -150,6 +150,7 @@ for child in parts:
 """
 
 
+@pytest.mark.slow
 def test_of_parts_started_at_once_one_fits_and_the_other_waits(
     few: Path, whole: Path, tmp_path: Path
 ) -> None:

@@ -20,6 +20,8 @@ from lensbase.api.serve.app import create_app
 from lensbase.api.serve.pages.rosetta import MEMBERS
 from lensbase.api.serve.pages.rosetta_rows import GAP, SIDE
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def client(shown_zoo: Path) -> Iterator[TestClient]:

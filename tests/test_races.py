@@ -24,6 +24,7 @@ def _part(scenes: Path, store: Path, number: int) -> None:
     ingest_scenes(scenes, store, part=(number, 2), pool=None, head_tokens=None)
 
 
+@pytest.mark.slow
 def test_parts_started_at_once_on_no_store(scenes: Path, tmp_path: Path) -> None:
     path = tmp_path / "s.lens"
     context = multiprocessing.get_context("spawn")

@@ -39,6 +39,7 @@ def test_a_server_answers_and_ends_quietly(world_store: Path) -> None:
         assert not psutil.wait_procs(children, timeout=5)[1]
 
 
+@pytest.mark.slow
 def test_processes_of_queries_end_with_a_server_that_is_killed(world_store: Path) -> None:
     with served(world_store) as (address, process):
         with urllib.request.urlopen(f"{address}/api/sql?query=SELECT+1"):
@@ -104,6 +105,7 @@ def test_what_cannot_be_served_is_one_line(world_store: Path, tmp_path: Path) ->
     )
 
 
+@pytest.mark.slow
 def test_a_terminated_server_leaves_nothing(world_store: Path) -> None:
     process = start("serve", world_store, "--port", 0)
     assert process.stdout is not None

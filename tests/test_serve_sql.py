@@ -119,6 +119,7 @@ def test_a_process_that_does_not_stop_is_killed(world_store: Path) -> None:
         processes.close()
 
 
+@pytest.mark.slow
 def test_too_many_questions_at_once_are_told_to_come_back(client: TestClient) -> None:
     count = PROCESSES + WAITING + 4
     with ThreadPoolExecutor(count) as pool:
@@ -159,6 +160,7 @@ def test_no_more_than_some_rows_and_bytes_are_taken(client: TestClient) -> None:
         assert ask(query)["rows"]
 
 
+@pytest.mark.slow
 def test_a_query_that_takes_all_memory_ends_alone(client: TestClient) -> None:
     query = "SELECT list(repeat('x', 1000) || range) FROM range(100000000)"
     answer = client.post("/api/sql", json={"query": query, "seconds": 20})

@@ -43,6 +43,7 @@ def clip(store: Store) -> RunView:
     return store.run()
 
 
+@pytest.mark.slow
 def test_ablating_proposed_heads_helps_the_worst_group(store: Store, clip: RunView) -> None:
     """Small pentagons against hexagons, in the four groups of cue and counter-cue.
 
