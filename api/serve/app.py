@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from pathlib import Path
 
+import anyio.to_thread
 from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
@@ -104,10 +104,9 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
-        ready = threading.Thread(target=get_ready)
-        ready.start()
+        # Nothing is listened to before, so that whoever asks first need not wait for imports.
+        await anyio.to_thread.run_sync(get_ready)
         yield
-        ready.join()  # an interpreter must not end while DuckDB answers
         processes.close()
         served.close()
 
