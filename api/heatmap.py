@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,15 +12,15 @@ import numpy.typing as npt
 from ..queries.heatmaps import unit_range, upsample
 from ..schema.errors import BadQuestion
 from .backdrops import backdrop
+from .pictured import Pictured
 
 if TYPE_CHECKING:
     import os
 
-    from matplotlib.axes import Axes
     from PIL.Image import Image
 
 
-class Heatmap:
+class Heatmap(Pictured):
     """Scores `<c_token, t>` of an image's patches [rows, columns], `values` in float32.
 
     `text` is what was asked for, `head` the head whose tokens were taken (None for all heads),
@@ -65,27 +64,6 @@ class Heatmap:
         mixed = strength * painted + (1 - strength) * np.asarray(crop, np.float64)
         return Image.fromarray(np.rint(mixed).astype(np.uint8))
 
-    def png(self, path: str | os.PathLike[str] | None = None, **options: Any) -> bytes:
-        """The picture as PNG bytes, also written to `path` where given.
-
-        `options` are those of `picture`.
-        """
-        buffer = BytesIO()
-        self.picture(**options).save(buffer, "PNG", compress_level=1)  # 4 times faster
-        if path is not None:
-            Path(path).write_bytes(buffer.getvalue())
-        return buffer.getvalue()
-
-    def plot(self, *, ax: Axes | None = None, **options: Any) -> Axes:
-        """Draw the picture with matplotlib; `options` are those of `picture`."""
-        from .plots import new_axes
-
-        ax = ax or new_axes(3, 3.2)
-        ax.imshow(np.asarray(self.picture(**options)))
-        ax.set(xticks=[], yticks=[])
-        ax.set_title(self.text, fontsize=9, wrap=True)
-        return ax
-
     def save(self, path: str | os.PathLike[str], **options: Any) -> Path:
         """Write the picture (`.png`, `.webp`, `.jpg`) or the scores (`.npy`); return the path.
 
@@ -105,9 +83,6 @@ class Heatmap:
         self, dtype: npt.DTypeLike | None = None, copy: bool | None = None
     ) -> npt.NDArray[Any]:
         return np.array(self.values, dtype=dtype, copy=copy)
-
-    def _repr_png_(self) -> bytes:
-        return self.png()
 
     def __repr__(self) -> str:
         height, width = self.values.shape

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,15 +12,15 @@ import numpy.typing as npt
 from ..queries.segmentation import Threshold
 from ..schema.errors import BadQuestion
 from .backdrops import backdrop
+from .pictured import Pictured
 
 if TYPE_CHECKING:
     import os
 
-    from matplotlib.axes import Axes
     from PIL.Image import Image
 
 
-class Segmentation:
+class Segmentation(Pictured):
     """`mask` [h, w], true where a text is, and `values` [h, w], the heat from 0 to 1 behind it.
 
     `text` is what was asked for, `threshold` what the heat had to pass.
@@ -63,27 +62,6 @@ class Segmentation:
         mixed = strength * paint + (1 - strength) * np.asarray(crop, np.float64)
         return Image.fromarray(np.rint(mixed).astype(np.uint8))
 
-    def png(self, path: str | os.PathLike[str] | None = None, **options: Any) -> bytes:
-        """The picture as PNG bytes, also written to `path` where given.
-
-        `options` are those of `picture`.
-        """
-        buffer = BytesIO()
-        self.picture(**options).save(buffer, "PNG")
-        if path is not None:
-            Path(path).write_bytes(buffer.getvalue())
-        return buffer.getvalue()
-
-    def plot(self, *, ax: Axes | None = None, **options: Any) -> Axes:
-        """Draw the picture with matplotlib; `options` are those of `picture`."""
-        from .plots import new_axes
-
-        ax = ax or new_axes(3, 3.2)
-        ax.imshow(np.asarray(self.picture(**options)))
-        ax.set(xticks=[], yticks=[])
-        ax.set_title(self.text, fontsize=9, wrap=True)
-        return ax
-
     def save(self, path: str | os.PathLike[str], **options: Any) -> Path:
         """Write the picture (`.webp`, `.jpg`), the mask (`.png`, 0 and 255) or the heat (`.npy`).
 
@@ -108,9 +86,6 @@ class Segmentation:
         self, dtype: npt.DTypeLike | None = None, copy: bool | None = None
     ) -> npt.NDArray[Any]:
         return np.array(self.mask, dtype=dtype, copy=copy)
-
-    def _repr_png_(self) -> bytes:
-        return self.png()
 
     def __repr__(self) -> str:
         height, width = self.mask.shape

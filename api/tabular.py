@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,12 +21,12 @@ if TYPE_CHECKING:
     from .result import Result
 
 
-class Tabular:
+class Tabular(ABC):
     """What offers its rows in every way that a `Result` does; `table()` says which they are."""
 
+    @abstractmethod
     def table(self) -> Result:
         """The rows that go to other libraries and to files."""
-        raise NotImplementedError
 
     def df(self) -> pd.DataFrame:
         """The rows as a pandas frame."""
